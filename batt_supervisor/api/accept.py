@@ -1,0 +1,165 @@
+"""Checks a submission before anything of it is written: can its functions and commands be found, may they run?"""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+
+from batt_supervisor.config import Settings
+from batt_supervisor.core.model import Room, Work
+from batt_supervisor.errors import BadInput, NotAllowed, nearest
+from batt_supervisor.store.submit import NewRun, NewStage
+from batt_supervisor.wire import RunSpec, StageSpec
+
+
+def new_run(spec: RunSpec, settings: Settings, environ: Mapping[str, str]) -> NewRun:
+    """The run that a specification asks for.
+
+    Args:
+        environ: battd's own environment, which the run's variables are set over.
+
+    Raises:
+        BadInput: A function, command, directory, stage or limit in it cannot be meant.
+        NotAllowed: `allow` has no pattern for it.
+    """
+    if not os.path.isabs(spec.cwd) or not os.path.isdir(spec.cwd):
+        raise BadInput(f"cwd: {spec.cwd!r} is not an absolute path of a directory")
+    for name, value in spec.env.items():
+        if not name or "=" in name or "\0" in name + value:
+            raise BadInput(f"env: {name!r} is not a variable's name")
+    names = [stage.name for stage in spec.stages]
+    if len(set(names)) != len(names):
+        raise BadInput(f"stages: two have the name {next(name for name in names if names.count(name) > 1)!r}")
+    room = Room(spec.cwd, tuple(sorted(spec.env.items())))
+    stages = []
+    for number, stage in enumerate(spec.stages):
+        _check_work(stage, settings, {**environ, **spec.env}, spec.cwd)
+        limits = settings.limits(
+            timeout_s=stage.timeout_s,
+            soft_timeout_s=stage.soft_timeout_s,
+            max_attempts=stage.max_attempts,
+            retry_delay_s=stage.retry_delay_s,
+        )
+        work = Work(room, limits, stage.function, stage.command or (), stage.shell)
+        stages.append(NewStage(stage.name, work, tuple(_after(stage, names[:number]))))
+    return NewRun(spec.name, spec.key, spec.cwd, spec.env, spec.deadline_s, tuple(stages))
+
+
+def _after(stage: StageSpec, earlier: Sequence[str]) -> Iterator[int]:
+    for name in stage.after:
+        if name not in earlier:
+            raise BadInput(f"stage {stage.name!r}: 'after' names no earlier stage: {name!r}{nearest(name, earlier)}")
+        yield earlier.index(name)
+
+
+def _check_work(stage: StageSpec, settings: Settings, environ: Mapping[str, str], cwd: str) -> None:
+    if stage.function is not None:
+        if not settings.allows(stage.function):
+            raise NotAllowed(f"function {stage.function!r} is not allowed here: allow = {list(settings.allow)}")
+        search = [cwd, *filter(None, environ.get("PYTHONPATH", "").split(os.pathsep)), *sys.path]
+        check_function(stage.function, search)
+    elif stage.command:
+        word = "/bin/sh" if stage.shell else stage.command[0]
+        if not settings.allows(f"cmd:{word}"):
+            raise NotAllowed(f"command {word!r} is not allowed here: allow = {list(settings.allow)}")
+        if not stage.shell:
+            _check_command(word, environ.get("PATH", os.defpath), cwd)
+
+
+def _check_command(word: str, path: str, cwd: str) -> None:
+    if "{item}" in word:
+        return  # known only for each task
+    if os.sep in word:
+        if not os.access(os.path.join(cwd, word), os.X_OK):
+            raise BadInput(f"command {word!r} is not an executable file below {cwd}")
+    elif shutil.which(word, path=path) is None:
+        found = (name for folder in path.split(os.pathsep) if os.path.isdir(folder) for name in os.listdir(folder))
+        raise BadInput(f"command {word!r} is not found on the PATH{nearest(word, found)}")
+
+
+def check_function(path: str, search: Sequence[str]) -> None:
+    """Look for `package.module:name` without running any of it.
+
+    The source is read, not executed: what a module makes only at run time, and what stands in no source file, is taken
+    on trust, and fails as the task's own error where it does not exist.
+
+    Raises:
+        BadInput: There is no such module, it is no Python, or defines no such name.
+    """
+    module, _, name = path.partition(":")
+    if not module or not name or not all(part.isidentifier() for part in f"{module}.{name}".split(".")):
+        raise BadInput(f"function {path!r} is not of the form package.module:name")
+    spec = _find(path, module, search)
+    if spec.origin is None or not spec.origin.endswith(".py"):
+        return
+    source = Path(spec.origin)
+    try:
+        tree = ast.parse(source.read_bytes(), str(source))
+    except SyntaxError as error:
+        raise BadInput(f"function {path!r}: {source} line {error.lineno} is not Python: {error.msg}") from error
+    except (OSError, ValueError) as error:
+        raise BadInput(f"function {path!r}: {source} cannot be read: {error}") from error
+    names = set(_defined(tree))
+    first = name.partition(".")[0]
+    if first not in names and "*" not in names and "__getattr__" not in names:
+        raise BadInput(f"function {path!r}: module {module!r} has no {first!r}{nearest(first, names)}")
+
+
+def _find(path: str, module: str, search: Sequence[str]) -> ModuleSpec:
+    places: Sequence[str] = search
+    spec: ModuleSpec | None = None
+    found = ""
+    for part in module.split("."):
+        name = f"{found}.{part}" if found else part
+        PathFinder.invalidate_caches()
+        spec = PathFinder.find_spec(name, list(places)) or _elsewhere(name, places)
+        if spec is None:
+            inside = f"in package {found!r}" if found else f"from {search[0]}"
+            raise BadInput(f"function {path!r}: no module {part!r} {inside}{nearest(part, _modules(places))}")
+        found, places = name, list(spec.submodule_search_locations or [])
+    assert spec is not None
+    return spec
+
+
+def _elsewhere(name: str, places: Sequence[str]) -> ModuleSpec | None:
+    """Built-in modules, and what editable installations add to sys.meta_path."""
+    for finder in sys.meta_path:
+        if finder is not PathFinder:
+            spec = finder.find_spec(name, list(places) if "." in name else None)
+            if spec is not None:
+                return spec
+    return None
+
+
+def _modules(places: Sequence[str]) -> Iterator[str]:
+    """Names of modules below the places, for a suggestion."""
+    for place in places:
+        if os.path.isdir(place):
+            for entry in os.listdir(place):
+                stem, suffix = os.path.splitext(entry)
+                if stem.isidentifier() and (suffix == ".py" or os.path.isdir(os.path.join(place, entry))):
+                    yield stem
+
+
+def _defined(tree: ast.AST) -> Iterator[str]:
+    """Names that a module's top level binds, in whatever statement; `*` for what it takes from elsewhere unseen."""
+    for node in ast.iter_child_nodes(tree):
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                yield node.name
+            case ast.Import() | ast.ImportFrom():
+                for alias in node.names:
+                    yield (alias.asname or alias.name).partition(".")[0]
+            case ast.Name(id=name, ctx=ast.Store()):
+                yield name
+            case ast.Call(func=ast.Name(id="globals" | "setattr" | "exec")):
+                yield "*"
+            case ast.Lambda() | ast.ListComp() | ast.SetComp() | ast.DictComp() | ast.GeneratorExp():
+                continue
+            case _:
+                yield from _defined(node)

@@ -1,0 +1,305 @@
+"""The routes. All of them are `async`: synchronous ones would start threads on demand."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Literal
+
+from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from batt_supervisor import __version__
+from batt_supervisor.api import accept, show
+from batt_supervisor.api.service import Service
+from batt_supervisor.core.lifecycle import SETTLED, State
+from batt_supervisor.core.plan import Closing
+from batt_supervisor.errors import BadInput, BattError, NotFound, Refused, nearest
+from batt_supervisor.store import moves, submit
+from batt_supervisor.store.read import TaskRow
+from batt_supervisor.wire import (
+    Changed,
+    LogText,
+    Problem,
+    ResultPage,
+    RunCreated,
+    RunInfo,
+    RunSpec,
+    ServiceInfo,
+    StageSpec,
+    TaskChunk,
+    TaskInfo,
+    TaskResult,
+    TaskSpec,
+    Why,
+    dumps,
+    run_name,
+    task_name,
+)
+
+WRITE_ROWS = 1_000
+"""Rows of a submission that are written in one operation, so that nobody waits long for the writer."""
+
+LOG_MAX = 4 * 2**20
+PAGE_MAX = 5_000
+PAGE_BYTES = 16 * 2**20
+
+
+def create_app(service: Service) -> FastAPI:
+    """The API over a service."""
+    app = FastAPI(title="battd", version=__version__, docs_url=None, redoc_url=None)
+    app.add_exception_handler(BattError, _refuse)
+    app.add_exception_handler(RequestValidationError, _refuse_shape)
+    app.add_exception_handler(HTTPException, _refuse_http)
+    _service_routes(app, service)
+    _submit_routes(app, service)
+    _run_routes(app, service)
+    _task_routes(app, service)
+    return app
+
+
+async def _refuse(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, BattError)
+    return JSONResponse(Problem(error=error.code, message=str(error)).model_dump(), error.http_status)
+
+
+async def _refuse_http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    code = NotFound.code if error.status_code == NotFound.http_status else BadInput.code
+    problem = Problem(error=code, message=f"{request.method} {request.url.path}: {error.detail}")
+    return JSONResponse(problem.model_dump(), error.status_code)
+
+
+async def _refuse_shape(request: Request, error: Exception) -> JSONResponse:
+    """The first thing that is wrong with a request's shape, as one sentence that names the field."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
+    if first["type"] == "extra_forbidden":
+        fields = {*RunSpec.model_fields, *StageSpec.model_fields, *TaskSpec.model_fields, *TaskChunk.model_fields}
+        message = f"unknown field {field!r}{nearest(field.rpartition('.')[2], fields)}"
+    else:
+        reason = str(first["msg"]).removeprefix("Value error, ")
+        message = f"{field}: {reason}" if field else reason
+    return JSONResponse(Problem(error=BadInput.code, message=message).model_dump(), BadInput.http_status)
+
+
+def _service_routes(app: FastAPI, service: Service) -> None:
+    @app.get("/v1/service")
+    async def read_service() -> ServiceInfo:
+        states, outcomes = show.counted(service.reader.totals())
+        runs = tuple(show.run_info(service, row) for row in service.reader.runs(10))
+        return service.describe().model_copy(update={"counts": states, "outcomes": outcomes, "runs": runs})
+
+
+def _submit_routes(app: FastAPI, service: Service) -> None:
+    @app.post("/v1/runs")
+    async def create_run(spec: RunSpec) -> RunCreated:
+        if service.draining():
+            raise Refused("battd is going down and takes no new runs")
+        run = accept.new_run(spec, service.settings(), os.environ)
+        return _created(await service.write(lambda tx: submit.create_run(tx, run)))
+
+    @app.post("/v1/runs/{run}/tasks")
+    async def add_tasks(run: str, chunk: TaskChunk) -> RunCreated:
+        row = service.run(run)
+        commands = {stage.number: bool(stage.work.command) for stage in service.reader.stages(row)}
+        limit = service.settings().max_args_bytes
+        tasks = [_new_task(task, chunk.offset + place, commands, limit) for place, task in enumerate(chunk.tasks)]
+        for start in range(0, len(tasks), WRITE_ROWS):
+            part, offset = tasks[start : start + WRITE_ROWS], chunk.offset + start
+            created = await service.write(
+                lambda tx, part=part, offset=offset: submit.add_tasks(tx, row.id, offset, part)  # type: ignore[misc]
+            )
+        return _created(created)
+
+    @app.post("/v1/runs/{run}/seal")
+    async def seal_run(run: str) -> RunCreated:
+        row = service.run(run)
+        created = await service.write(lambda tx: submit.seal(tx, row.id))
+        service.run_changed(row.id)
+        return _created(created)
+
+    @app.delete("/v1/runs/{run}", status_code=204)
+    async def discard_run(run: str) -> Response:
+        row = service.run(run)
+        await service.write(lambda tx: submit.discard(tx, row.id))
+        return Response(status_code=204)
+
+
+def _created(row: submit.RunRow) -> RunCreated:
+    return RunCreated(run=run_name(row.id), tasks=row.tasks, sealed=row.sealed, existing=row.existing)
+
+
+def _new_task(task: TaskSpec, index: int, commands: dict[int, bool], limit: int) -> submit.NewTask:
+    try:
+        args = dumps(task.args)
+    except ValueError as error:
+        raise BadInput(f"task {index}: its arguments are not JSON: {error}") from error
+    if len(args) > limit:
+        raise BadInput(f"task {index}: its arguments are {len(args)} bytes, max_args_bytes is {limit}")
+    if commands.get(task.stage) and not isinstance(task.args, dict) and task.args:
+        raise BadInput(f'task {index}: a command takes {{"item": TEXT}} or nothing')
+    return submit.NewTask(task.stage, args, task.key)
+
+
+def _run_routes(app: FastAPI, service: Service) -> None:
+    @app.get("/v1/runs")
+    async def list_runs(limit: Annotated[int, Query(ge=1, le=1000)] = 20) -> list[RunInfo]:
+        return [show.run_info(service, row) for row in service.reader.runs(limit)]
+
+    @app.get("/v1/runs/{run}")
+    async def read_run(run: str, wait_s: Annotated[float, Query(ge=0, le=30)] = 0, since: int | None = None) -> RunInfo:
+        row = service.run(run)
+
+        def moved() -> bool:
+            now = service.run(run_name(row.id))
+            settled = sum(count for state, count in service.counts(row.id).items() if state in SETTLED)
+            return now.ended_at_ms is not None or settled != since
+
+        if wait_s and since is not None:
+            await service.wait_for_change(row.id, moved, wait_s)
+        return show.run_info(service, service.run(run_name(row.id)))
+
+    @app.get("/v1/runs/{run}/results")
+    async def read_results(
+        run: str,
+        order: Literal["index", "settled"] = "index",
+        after: int = -1,
+        limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 1000,
+        state: State | None = None,
+    ) -> Response:
+        row = service.run(run)
+        stages = {stage.number: stage for stage in service.reader.stages(row)}
+        # Read first: what settles behind this page is then never behind an `ended` that was read later.
+        ended = row.ended_at_ms is not None
+        tasks = service.reader.tasks(row.id, state=state, by_settling=order == "settled", after=after, limit=limit)
+        items: list[TaskResult] = []
+        size = 0
+        for task in tasks:
+            items.append(show.task_result(task, stages[task.stage], service.results))
+            size += _size(task, service)
+            if size > PAGE_BYTES:
+                break
+        last = tasks[len(items) - 1] if items else None
+        whole = len(items) == len(tasks) < limit
+        mark = None if last is None else (last.settled_seq if order == "settled" else last.idx)
+        page = ResultPage(items=tuple(items), next=None if whole and ended else mark, ended=ended and whole)
+        return Response(page.model_dump_json(), media_type="application/json")
+
+    @app.post("/v1/runs/{run}/cancel")
+    async def cancel_run(run: str) -> Changed:
+        row = service.run(run)
+        if row.sealed_at_ms is None:
+            await service.write(lambda tx: submit.discard(tx, row.id))
+            return Changed(run=run_name(row.id), tasks=row.task_count)
+        count = await service.write(lambda tx: moves.ask_close(tx, row.id, Closing.CANCEL))
+        service.run_changed(row.id)
+        return Changed(run=run_name(row.id), tasks=count)
+
+    @app.post("/v1/runs/{run}/retry")
+    async def retry_run(run: str, state: State | None = None) -> Changed:
+        row = service.run(run)
+        states = [state] if state else [State.FAILED, State.CANCELLED]
+        if state is not None and state not in (State.FAILED, State.CANCELLED):
+            raise BadInput(f"state: only failed and cancelled tasks can be retried, not {state} ones")
+        if row.closing is not None and row.ended_at_ms is None:
+            raise Refused(f"run {run_name(row.id)} is still being stopped; retry it when it has ended")
+        total = 0
+        while count := await service.write(lambda tx: moves.retry_some(tx, row.id, None, states)):
+            total += count
+        service.run_changed(row.id)
+        return Changed(run=run_name(row.id), tasks=total)
+
+
+def _size(task: TaskRow, service: Service) -> int:
+    if task.file is None:
+        return len(task.args) + len(task.value or "")
+    return (service.results / task.file).stat().st_size
+
+
+def _task_routes(app: FastAPI, service: Service) -> None:
+    def result(row: TaskRow) -> TaskResult:
+        run = service.run(run_name(row.run_id))
+        return show.task_result(row, service.reader.stages(run)[row.stage], service.results)
+
+    @app.get("/v1/tasks/{task}")
+    async def read_task(task: str) -> TaskInfo:
+        row = service.task(task)
+        stage = service.reader.stages(service.run(run_name(row.run_id)))[row.stage]
+        return TaskInfo(
+            task=result(row),
+            function=stage.work.function,
+            command=stage.work.command or None,
+            attempts=tuple(show.attempt_info(attempt) for attempt in service.reader.attempts(row.id)),
+        )
+
+    @app.get("/v1/tasks/{task}/log")
+    async def read_log(
+        task: str, attempt: int | None = None, tail_bytes: Annotated[int, Query(ge=1, le=LOG_MAX)] = 2**20
+    ) -> LogText:
+        row = service.task(task)
+        attempts = service.reader.attempts(row.id)
+        found = next((one for one in attempts if one.number == (attempt or row.attempt)), None)
+        if found is None:
+            raise NotFound(
+                f"task {task_name(row.id)} has had {len(attempts)} attempts, there is no {attempt or 'first'}"
+            )
+        if found.log is None or found.log_from is None or found.log_to is None:
+            return LogText(task=task_name(row.id), attempt=found.number, text="", truncated=False)
+        start = max(found.log_from, found.log_to - tail_bytes)
+        try:
+            with (service.logs / found.log).open("rb") as written:
+                written.seek(start)
+                text = written.read(found.log_to - start).decode(errors="replace")
+        except FileNotFoundError as error:
+            raise NotFound(f"the log of task {task_name(row.id)} is no longer there") from error
+        return LogText(task=task_name(row.id), attempt=found.number, text=text, truncated=start > found.log_from)
+
+    @app.get("/v1/tasks/{task}/why")
+    async def read_why(task: str) -> Why:
+        row = service.task(task)
+        hold = service.holds().get(row.run_id) if row.state is State.QUEUED else None
+        return Why(
+            task=task_name(row.id),
+            state=row.state,
+            reason=_reason(row, hold.reason if hold else ""),
+            short=hold.short if hold else None,
+            missing=hold.missing if hold else None,
+        )
+
+    @app.post("/v1/tasks/{task}/cancel")
+    async def cancel_task(task: str) -> Changed:
+        row = service.task(task)
+        state = await service.write(lambda tx: moves.stop_task(tx, row.id))
+        if state is State.STOPPING:
+            service.stop_asked(row.id)
+        service.run_changed(row.run_id)
+        return Changed(run=run_name(row.run_id), tasks=1)
+
+    @app.post("/v1/tasks/{task}/retry")
+    async def retry_task(task: str) -> Changed:
+        row = service.task(task)
+        states = [State.FAILED, State.CANCELLED]
+        count = await service.write(lambda tx: moves.retry_some(tx, row.run_id, row.id, states))
+        if not count:
+            raise Refused(f"task {task_name(row.id)} is {row.state}: only failed and cancelled tasks can be retried")
+        service.run_changed(row.run_id)
+        return Changed(run=run_name(row.run_id), tasks=count)
+
+
+def _reason(row: TaskRow, hold: str) -> str:
+    match row.state:
+        case State.QUEUED:
+            return hold or "it is queued; nothing holds it, its turn comes"
+        case State.SCHEDULED:
+            return f"it waits for its next attempt after: {row.reason or row.outcome}"
+        case State.WAITING:
+            return "it waits for the tasks of an earlier stage to end"
+        case State.RUNNING:
+            return f"attempt {row.attempt} is running"
+        case State.STOPPING:
+            return "it was told to stop; its end has not been seen yet"
+        case _:
+            return f"{row.outcome}: {row.reason}" if row.reason else f"{row.outcome}"

@@ -1,0 +1,122 @@
+"""What the routes work with: the store, the loop's ear and its view, the settings in force."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from batt_supervisor.config import Settings
+from batt_supervisor.core.admission import Hold
+from batt_supervisor.core.lifecycle import State
+from batt_supervisor.errors import NotFound, nearest
+from batt_supervisor.store import Store
+from batt_supervisor.store.read import Reader, RunRow, TaskRow
+from batt_supervisor.store.writer import Transaction
+from batt_supervisor.wire import ServiceInfo
+
+T = TypeVar("T")
+
+
+@dataclass
+class Service:
+    """Everything a route may use. Its methods are called in the API's thread only, except `changed`.
+
+    Attributes:
+        settings: The settings in force now.
+        run_changed: Tells the loop that a run's own row was changed.
+        stop_asked: Tells the loop that a running task is to be stopped.
+        describe: The service as it stands, without what the store knows.
+        holds: What holds the next task of each run.
+        draining: Whether battd is going down.
+    """
+
+    store: Store
+    settings: Callable[[], Settings]
+    run_changed: Callable[[int], None]
+    stop_asked: Callable[[int], None]
+    describe: Callable[[], ServiceInfo]
+    holds: Callable[[], dict[int, Hold]]
+    draining: Callable[[], bool]
+    logs: Path
+    results: Path
+    _reader: Reader | None = None
+    _waiters: dict[int, set[asyncio.Event]] = field(default_factory=dict)
+    _event_loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def reader(self) -> Reader:
+        if self._reader is None:
+            self._reader = self.store.reader()
+        return self._reader
+
+    async def write(self, operation: Callable[[Transaction], T]) -> T:
+        """Run an operation in the writer; returns when it is on disk."""
+        future: Future[T] = self.store.writer.submit(operation)
+        return await asyncio.wrap_future(future)
+
+    def run(self, reference: str) -> RunRow:
+        """The run that `r7`, `7` or a name means; the latest of that name.
+
+        Raises:
+            NotFound: With the nearest name there is.
+        """
+        match = re.fullmatch(r"r?(\d{1,18})", reference)
+        found = self.reader.run(int(match[1])) if match else self.reader.run_named(reference)
+        if found is None:
+            hint = "" if match else nearest(reference, self.reader.run_names(200))
+            raise NotFound(f"no run {reference!r}{hint}")
+        return found
+
+    def task(self, reference: str) -> TaskRow:
+        """The task that `t12` or `12` means.
+
+        Raises:
+            NotFound: There is none.
+        """
+        match = re.fullmatch(r"t?(\d{1,18})", reference)
+        found = self.reader.task(int(match[1])) if match else None
+        if found is None:
+            raise NotFound(f"no task {reference!r}; tasks are named like t12")
+        return found
+
+    def counts(self, run_id: int) -> dict[State, int]:
+        found: dict[State, int] = {}
+        for tally in self.reader.tallies(run_id):
+            found[tally.state] = found.get(tally.state, 0) + tally.count
+        return found
+
+    # Waiting for a run to change, without a thread
+
+    def begin(self, event_loop: asyncio.AbstractEventLoop) -> None:
+        self._event_loop = event_loop
+
+    def changed(self, run_ids: set[int]) -> None:
+        """The writer's thread: wake whoever waits for one of these runs."""
+        if self._event_loop is not None and not self._waiters.keys().isdisjoint(run_ids):
+            self._event_loop.call_soon_threadsafe(self._wake, run_ids)
+
+    def _wake(self, run_ids: set[int]) -> None:
+        for run_id in run_ids:
+            for event in self._waiters.get(run_id, ()):
+                event.set()
+
+    async def wait_for_change(self, run_id: int, until: Callable[[], Any], wait_s: float) -> None:
+        """Return when `until()` is true, at the latest after `wait_s`."""
+        event = asyncio.Event()
+        self._waiters.setdefault(run_id, set()).add(event)
+        try:
+            async with asyncio.timeout(wait_s):
+                while not until():
+                    await event.wait()
+                    event.clear()
+        except TimeoutError:
+            return
+        finally:
+            self._waiters[run_id].discard(event)
+            if not self._waiters[run_id]:
+                del self._waiters[run_id]

@@ -1,0 +1,110 @@
+"""Rows of the store as shapes of the API."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from batt_supervisor.api.service import Service
+from batt_supervisor.core.lifecycle import SETTLED, State, run_state
+from batt_supervisor.store.read import AttemptRow, RunRow, StageRow, TallyRow, TaskRow
+from batt_supervisor.wire import (
+    AttemptInfo,
+    Json,
+    RunInfo,
+    StageInfo,
+    TaskErrorInfo,
+    TaskResult,
+    run_name,
+    task_name,
+)
+
+
+def counted(tallies: Iterable[TallyRow]) -> tuple[dict[State, int], dict[str, int]]:
+    """How many tasks by state, and how many settled ones by outcome."""
+    states: dict[State, int] = {}
+    outcomes: dict[str, int] = {}
+    for tally in tallies:
+        states[tally.state] = states.get(tally.state, 0) + tally.count
+        if tally.outcome and tally.state in SETTLED:
+            outcomes[tally.outcome] = outcomes.get(tally.outcome, 0) + tally.count
+    return states, outcomes
+
+
+def run_info(service: Service, row: RunRow) -> RunInfo:
+    tallies = service.reader.tallies(row.id)
+    states, outcomes = counted(tallies)
+    hold = service.holds().get(row.id)
+    return RunInfo(
+        run=run_name(row.id),
+        name=row.name,
+        state=run_state(states, sealed=row.sealed_at_ms is not None, deadline_cut=row.deadline_cut),
+        tasks=row.task_count,
+        created_at_ms=row.created_at_ms,
+        sealed_at_ms=row.sealed_at_ms,
+        deadline_at_ms=row.deadline_at_ms,
+        ended_at_ms=row.ended_at_ms,
+        cwd=row.cwd,
+        counts=states,
+        outcomes=outcomes,
+        stages=tuple(
+            StageInfo(
+                name=stage.name,
+                function=stage.work.function,
+                command=stage.work.command or None,
+                counts=counted(tally for tally in tallies if tally.stage == stage.number)[0],
+            )
+            for stage in service.reader.stages(row)
+        ),
+        hold=hold.reason if hold and states.get(State.QUEUED) else None,
+    )
+
+
+def task_result(row: TaskRow, stage: StageRow, results: Path) -> TaskResult:
+    return TaskResult(
+        id=task_name(row.id),
+        run=run_name(row.run_id),
+        stage=stage.name,
+        index=row.idx,
+        key=row.key,
+        args=json.loads(row.args),
+        state=row.state,
+        outcome=row.outcome,
+        reason=row.reason or None,
+        attempt=row.attempt,
+        wall_s=row.wall_s,
+        cpu_s=row.cpu_s,
+        peak_memory_bytes=row.peak_memory_bytes,
+        value=_value(row, results),
+        error=error_info(row.error) if row.state is not State.SUCCEEDED else None,
+    )
+
+
+def _value(row: TaskRow, results: Path) -> Json:
+    if row.value is not None:
+        return json.loads(row.value)
+    if row.file is not None:
+        return json.loads((results / row.file).read_bytes())
+    return None
+
+
+def error_info(text: str | None) -> TaskErrorInfo | None:
+    return TaskErrorInfo(**json.loads(text)) if text else None
+
+
+def attempt_info(row: AttemptRow) -> AttemptInfo:
+    return AttemptInfo(
+        number=row.number,
+        claimed_at_ms=row.claimed_at_ms,
+        ended_at_ms=row.ended_at_ms,
+        outcome=row.outcome,
+        reason=row.reason or None,
+        wall_s=row.wall_s,
+        cpu_s=row.cpu_s,
+        peak_memory_bytes=row.peak_memory_bytes,
+        exit_code=row.exit_code,
+        signal=row.signal,
+        worker_pid=row.worker_pid,
+        error=error_info(row.error),
+    )

@@ -1,0 +1,194 @@
+"""battd's settings: one frozen model, read once from a TOML file, BATT_ variables and flags; flags win."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+
+from batt_supervisor.core.model import Limits, Space
+from batt_supervisor.core.plan import Policy
+from batt_supervisor.errors import BadConfiguration, BadInput, nearest
+from batt_supervisor.paths import default_socket, default_state_dir
+from batt_supervisor.units import parse_duration, parse_size
+
+
+def _seconds(value: object) -> float:
+    try:
+        return parse_duration(value)  # type: ignore[arg-type]
+    except BadInput as error:
+        raise ValueError(str(error)) from error
+
+
+def _bytes(value: object) -> int:
+    try:
+        return parse_size(value)  # type: ignore[arg-type]
+    except BadInput as error:
+        raise ValueError(str(error)) from error
+
+
+Duration = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
+Size = Annotated[int, BeforeValidator(_bytes), Field(ge=0)]
+
+SOCKET_PATH_MAX = 107
+"""Bytes of a unix socket's path that the kernel takes."""
+
+
+class Settings(BaseModel):
+    """Every key of the configuration file, with its default. docs/configuration.md explains each."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    state_dir: Path
+    socket: Path
+    socket_group: str | None = None
+    slots: int = Field(default_factory=lambda: len(os.sched_getaffinity(0)), ge=1, le=512)
+    max_tasks: int = Field(default=100, ge=0)
+    preload: tuple[str, ...] = ()
+    allow: tuple[str, ...] = ("*", "cmd:*")
+    timeout: Duration = 600.0
+    max_attempts: int = Field(default=1, ge=1, le=1000)
+    retry_delay: Duration = 1.0
+    boot_timeout: Annotated[Duration, Field(le=3600)] = 60.0
+    drain_timeout: Duration = 30.0
+    watchdog: Duration = 10.0
+    need_memory: Size = 128 * 2**20
+    need_threads: int = Field(default=4, ge=1)
+    reserve_memory: Size = 256 * 2**20
+    reserve_threads: int = Field(default=64, ge=0)
+    max_args_bytes: Size = 2**20
+    max_result_bytes: Size = 64 * 2**20
+    synchronous: Literal["full", "normal"] = "full"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = "text"
+
+    @field_validator("state_dir", "socket")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @field_validator("socket")
+    @classmethod
+    def _fits(cls, value: Path) -> Path:
+        size = len(os.fsencode(value))
+        if size > SOCKET_PATH_MAX:
+            raise ValueError(f"{value} is {size} bytes long, a unix socket's path has at most {SOCKET_PATH_MAX}")
+        return value
+
+    @field_validator("preload", mode="after")
+    @classmethod
+    def _modules(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if not all(part.isidentifier() for part in name.split(".")):
+                raise ValueError(f"{name!r} is not a module's name")
+        return value
+
+    def policy(self) -> Policy:
+        """What the plan goes by."""
+        return Policy(
+            width=self.slots,
+            max_tasks=self.max_tasks,
+            reserve=Space(self.reserve_memory, self.reserve_threads),
+            need=Space(self.need_memory, self.need_threads),
+        )
+
+    def limits(
+        self,
+        *,
+        timeout_s: float | None,
+        soft_timeout_s: float | None,
+        max_attempts: int | None,
+        retry_delay_s: float | None,
+    ) -> Limits:
+        """A stage's limits, with these defaults where it says nothing.
+
+        Raises:
+            BadInput: The soft timeout is not shorter than the timeout.
+        """
+        limits = Limits(
+            timeout_s=timeout_s or self.timeout,
+            soft_timeout_s=soft_timeout_s,
+            max_attempts=max_attempts or self.max_attempts,
+            retry_delay_s=retry_delay_s or self.retry_delay,
+        )
+        if limits.soft_timeout_s is not None and limits.soft_timeout_s >= limits.timeout_s:
+            raise BadInput(
+                f"soft_timeout ({limits.soft_timeout_s:g} s) must be shorter than timeout ({limits.timeout_s:g} s)"
+            )
+        return limits
+
+    def allows(self, work: str) -> bool:
+        """Whether a function's import path, or `cmd:` and a command's first word, may run."""
+        return any(fnmatch.fnmatchcase(work, pattern) for pattern in self.allow)
+
+
+RELOADABLE = frozenset(
+    {
+        "slots", "max_tasks", "preload", "allow", "timeout", "max_attempts", "retry_delay", "boot_timeout",
+        "drain_timeout", "need_memory", "need_threads", "reserve_memory", "reserve_threads", "max_args_bytes",
+        "log_level",
+    }
+)  # fmt: skip
+"""Keys that SIGHUP puts into force; the others need a restart."""
+
+
+def load(environ: Mapping[str, str], config: Path | None, flags: Mapping[str, Any]) -> Settings:
+    """Read the settings.
+
+    Args:
+        environ: Where BATT_ variables are looked up.
+        config: The TOML file; None for BATT_CONFIG, or no file.
+        flags: What the command line gave; None values are ignored.
+
+    Raises:
+        BadConfiguration: A file that cannot be read, an unknown key, a value that cannot be meant.
+    """
+    path = config or (Path(environ["BATT_CONFIG"]) if environ.get("BATT_CONFIG") else None)
+    given: dict[str, Any] = _read(path) if path else {}
+    if path:  # relative paths in the file are relative to the file
+        for key in ("state_dir", "socket"):
+            if isinstance(given.get(key), str):
+                given[key] = str(path.absolute().parent / Path(given[key]).expanduser())
+    for key in Settings.model_fields:
+        variable = f"BATT_{key.upper()}"
+        if environ.get(variable):
+            given[key] = _from_variable(key, environ[variable])
+    given |= {key: value for key, value in flags.items() if value is not None}
+    given.setdefault("state_dir", default_state_dir(environ))
+    given.setdefault("socket", default_socket({}, Path(given["state_dir"]).expanduser().absolute()))
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        raise BadConfiguration(_sentence(error, path)) from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadConfiguration(f"the configuration {path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadConfiguration(f"the configuration {path} is not TOML: {error}") from error
+
+
+def _from_variable(key: str, text: str) -> Any:
+    """Lists are given as words with commas between them."""
+    if key in ("allow", "preload"):
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    return text
+
+
+def _sentence(error: ValidationError, path: Path | None) -> str:
+    """The first thing that is wrong, as one sentence."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"]) or "configuration"
+    source = f" in {path}" if path else ""
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {key!r}{source}{nearest(key, Settings.model_fields)}"
+    reason = str(first["msg"]).removeprefix("Value error, ")
+    return f"{key}{source}: {reason} (given: {first['input']!r})" if first["loc"] else reason

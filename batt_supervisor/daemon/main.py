@@ -1,0 +1,224 @@
+"""The program battd: reads its settings, takes its state directory, starts its threads, loops until told to stop."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import structlog
+import typer
+
+from batt_supervisor import __version__
+from batt_supervisor.api.app import create_app
+from batt_supervisor.api.server import Server, bind
+from batt_supervisor.api.service import Service
+from batt_supervisor.clock import SystemClock
+from batt_supervisor.config import RELOADABLE, Settings, load
+from batt_supervisor.core.model import Room
+from batt_supervisor.daemon import logs, recover, threads
+from batt_supervisor.daemon.describe import describe
+from batt_supervisor.daemon.loop import Loop, RunChanged, StopAsked
+from batt_supervisor.daemon.notify import Notifier
+from batt_supervisor.daemon.statedir import StateDir, hold
+from batt_supervisor.errors import BattError
+from batt_supervisor.headroom.machine import MachineHeadroom
+from batt_supervisor.pool import launch
+from batt_supervisor.pool.crew import Crew
+from batt_supervisor.pool.crew import Settings as CrewSettings
+from batt_supervisor.store import Store
+
+log = structlog.get_logger("battd")
+
+PR_SET_CHILD_SUBREAPER = 36
+
+
+class Daemon:
+    """battd, put together. `run` returns when it has drained."""
+
+    def __init__(self, settings: Settings, config: Path | None, flags: dict[str, Any]) -> None:
+        self._config, self._flags = config, flags
+        self._settings = settings
+        self._started_ms = time.time_ns() // 1_000_000
+        self._state: StateDir = hold(settings.state_dir, settings.socket)
+        self._store = Store(self._state.database, synchronous=settings.synchronous.upper())
+        self._listener = bind(settings.socket, settings.socket_group)
+        self._faults = threads.faults_from(os.environ)
+        self._threads = threads.Crewmen(self._faults)
+        self._notifier = Notifier(os.environ)
+        self._reload_asked = False
+
+    def run(self) -> None:
+        # Orphans of dead workers become battd's own children, so that they can be found and ended.
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        recover.end_left_processes(self._store, self._state)
+        self._threads.start("writer", self._store.writer.run)
+        recover.write_off(self._store)
+        recover.drop_orphaned_files(self._store, self._state)
+        clock = SystemClock()
+        now = clock.read()
+        crew = Crew(self._places(), self._crew_settings(), self._settings.slots, Room("/"), now.mono_s)
+        self._threads.start("builder", crew.builder.run)
+        self._threads.start("reaper", crew.reaper.run)
+        headroom = MachineHeadroom()
+        loop = Loop(self._store, crew, headroom, clock, self._settings)
+        service = self._service(loop)
+
+        def committed(run_ids: set[int]) -> None:
+            loop.touched(run_ids)
+            service.changed(run_ids)
+
+        self._store.writer.on_commit = committed
+        server = Server(create_app(service), self._listener, service.begin)
+        self._threads.start("api", server.run)
+        self._handle_signals(loop)
+        watched = [
+            threads.Watched("writer", lambda: self._store.writer.beat_s),
+            threads.Watched("api", lambda: server.beat_s),
+        ]
+        server.watch = lambda: threads.check(
+            [threads.Watched("loop", lambda: loop.beat_s), *watched], self._settings.watchdog
+        )
+        self._notifier.send(f"READY=1\nSTATUS=serving {self._settings.socket}")
+        log.info(
+            "ready", version=__version__, pid=os.getpid(), socket=str(self._settings.socket), slots=self._settings.slots
+        )
+        threads.fault(self._faults, "loop")
+        loop.run(lambda: self._round(loop, crew, watched))
+        self._close(loop, crew, server, headroom)
+
+    def _round(self, loop: Loop, crew: Crew, watched: list[threads.Watched]) -> None:
+        """Once a tick: what is the process's own business, not the queue's."""
+        threads.check(watched, self._settings.watchdog)
+        if self._notifier.watchdog_s is not None:
+            self._notifier.send("WATCHDOG=1")
+        if self._reload_asked:
+            self._reload_asked = False
+            self._reload(loop, crew)
+
+    def _reload(self, loop: Loop, crew: Crew) -> None:
+        try:
+            fresh = load(os.environ, self._config, self._flags)
+        except BattError as error:
+            log.error("not reloaded, the settings in force stay", reason=str(error))
+            return
+        changed = {key for key in Settings.model_fields if getattr(fresh, key) != getattr(self._settings, key)}
+        for key in sorted(changed - RELOADABLE):
+            log.warning("changed, but needs a restart", key=key)
+        update = {key: getattr(fresh, key) for key in changed & RELOADABLE}
+        self._settings = self._settings.model_copy(update=update)
+        logs.configure(self._settings.log_level, self._settings.log_format)
+        crew.settings = self._crew_settings()
+        loop.reload(self._settings)
+        log.info("reloaded", changed=sorted(update))
+
+    def _handle_signals(self, loop: Loop) -> None:
+        def drain(number: int, frame: object) -> None:
+            self._notifier.send("STOPPING=1")
+            loop.drain()
+
+        def reload(number: int, frame: object) -> None:
+            self._reload_asked = True
+            loop.nudge()
+
+        signal.signal(signal.SIGTERM, drain)
+        signal.signal(signal.SIGINT, drain)
+        signal.signal(signal.SIGHUP, reload)
+
+    def _places(self) -> launch.Places:
+        return launch.Places(
+            logs=self._state.logs,
+            results=self._state.results,
+            token=self._state.token,
+            socket=str(self._settings.socket),
+            value_max=self._settings.max_result_bytes,
+        )
+
+    def _crew_settings(self) -> CrewSettings:
+        settings = self._settings
+        return CrewSettings(settings.max_tasks, settings.boot_timeout, settings.preload, dict(os.environ))
+
+    def _service(self, loop: Loop) -> Service:
+        return Service(
+            store=self._store,
+            settings=lambda: self._settings,
+            run_changed=lambda run_id: loop.post(RunChanged(run_id)),
+            stop_asked=lambda task_id: loop.post(StopAsked(task_id)),
+            describe=lambda: describe(self._settings, loop.snapshot, self._started_ms),
+            holds=lambda: loop.snapshot.holds,
+            draining=lambda: loop.snapshot.draining,
+            logs=self._state.logs,
+            results=self._state.results,
+        )
+
+    def _close(self, loop: Loop, crew: Crew, server: Server, headroom: MachineHeadroom) -> None:
+        """Take everything down in the order in which it depends on each other."""
+        self._threads.leaving = True
+        self._settings.socket.unlink(missing_ok=True)
+        server.stop()
+        crew.close()
+        self._store.writer.stop()
+        left = self._threads.join(15.0)
+        crew.end_strays()
+        loop.close()
+        headroom.close()
+        if left:
+            log.warning("threads still running at the end", threads=left)
+        else:
+            self._store.close()
+        self._state.close()
+        log.info("drained")
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def battd(
+    config: Annotated[Path | None, typer.Option(help="TOML file with settings (BATT_CONFIG).")] = None,
+    state_dir: Annotated[Path | None, typer.Option(help="Where everything is kept (BATT_STATE_DIR).")] = None,
+    socket: Annotated[Path | None, typer.Option(help="The unix socket to serve (BATT_SOCKET).")] = None,
+    slots: Annotated[
+        int | None, typer.Option(help="Attempts at once; default: the cores this process may use.")
+    ] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    """Serve batches of tasks in the foreground, logging to standard error. SIGTERM drains, SIGHUP reloads.
+
+    Example: battd --state-dir ~/.local/state/batt --slots 4
+    """
+    if version:
+        print(__version__)
+        return
+    flags = {"state_dir": state_dir, "socket": socket, "slots": slots, "log_level": log_level}
+    given = {key: value for key, value in flags.items() if value is not None}
+    settings = load(os.environ, config, given)
+    logs.configure(settings.log_level, settings.log_format)
+    Daemon(settings, config, given).run()
+
+
+def main() -> None:
+    """Entry point: errors become one sentence and a documented exit code (docs/exit-codes.md)."""
+    try:
+        app(standalone_mode=False)
+    except BattError as error:
+        sys.exit(_told(str(error), error.exit_code))
+    except Exception as error:
+        shown = getattr(error, "format_message", None)
+        if shown is None:
+            raise
+        sys.exit(_told(shown(), 2))
+
+
+def _told(sentence: str, code: int) -> int:
+    print(f"battd: {sentence}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""Tells systemd that battd is ready, alive, going down. Without systemd nothing is sent."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+
+
+class Notifier:
+    """The sd_notify protocol: datagrams to the socket that NOTIFY_SOCKET names.
+
+    Attributes:
+        watchdog_s: How often the manager wants to hear WATCHDOG=1 at the latest; None when it does not.
+    """
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._address = environ.get("NOTIFY_SOCKET", "")
+        micros = environ.get("WATCHDOG_USEC", "")
+        for_us = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        self.watchdog_s = int(micros) / 1e6 if micros.isdigit() and for_us else None
+
+    def send(self, state: str) -> None:
+        """Send one state, such as `READY=1`. A manager that does not listen is not waited for."""
+        if not self._address:
+            return
+        address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as out:
+            try:
+                out.sendto(state.encode(), address)
+            except OSError:
+                return

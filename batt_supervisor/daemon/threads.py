@@ -1,0 +1,94 @@
+"""battd's threads: all started at boot, none allowed to end or to hang unnoticed (promise 11)."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, NoReturn
+
+EXIT_HALF_DEAD: Final = 70
+"""EX_SOFTWARE: the service manager starts battd anew, and recovery does the rest."""
+
+
+def give_up(reason: str) -> NoReturn:
+    """End the process at once, without any of the orderly steps that a broken process can hang in."""
+    sys.stderr.write(f"battd: {reason}; leaving with exit code {EXIT_HALF_DEAD}\n")
+    sys.stderr.flush()
+    os._exit(EXIT_HALF_DEAD)
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """Something that must go round.
+
+    Attributes:
+        beat_s: Gives the monotonic time of its last round.
+    """
+
+    name: str
+    beat_s: Callable[[], float]
+
+
+class Crewmen:
+    """The threads beside the main one.
+
+    Attributes:
+        leaving: Set when battd goes down, and threads may end.
+    """
+
+    def __init__(self, faults: Mapping[str, str]) -> None:
+        self.leaving = False
+        self._faults = faults
+        self._threads: list[threading.Thread] = []
+
+    def start(self, name: str, body: Callable[[], None]) -> None:
+        """Start a thread whose end, unless battd is leaving, is the end of battd."""
+        thread = threading.Thread(target=self._live, args=(name, body), name=name, daemon=True)
+        thread.start()
+        self._threads.append(thread)
+
+    def _live(self, name: str, body: Callable[[], None]) -> None:
+        try:
+            fault(self._faults, name)
+            body()
+        except BaseException:
+            traceback.print_exc()
+            give_up(f"thread {name!r} ended by an error")
+        if not self.leaving:
+            give_up(f"thread {name!r} ended unexpectedly")
+
+    def join(self, timeout_s: float) -> list[str]:
+        """Wait for all of them together; the names of those that still run then."""
+        until = time.monotonic() + timeout_s
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
+        return [thread.name for thread in self._threads if thread.is_alive()]
+
+
+def check(watched: list[Watched], limit_s: float) -> None:
+    """End battd when one of these has not gone round for `limit_s`."""
+    now_s = time.monotonic()
+    for one in watched:
+        silent_s = now_s - one.beat_s()
+        if silent_s > limit_s:
+            give_up(f"{one.name!r} has not gone round for {silent_s:.1f} s (watchdog: {limit_s:g} s)")
+
+
+def faults_from(environ: Mapping[str, str]) -> dict[str, str]:
+    """Fault points for tests: BATT_FAULTS="writer=die,loop=hang" makes those threads end or stand still."""
+    pairs = (part.partition("=") for part in environ.get("BATT_FAULTS", "").split(",") if part)
+    return {name: what for name, _, what in pairs}
+
+
+def fault(faults: Mapping[str, str], name: str) -> None:
+    """The fault point of a thread: nothing, unless a test asked for more."""
+    match faults.get(name):
+        case "die":
+            raise RuntimeError("told to die by BATT_FAULTS")
+        case "hang":
+            time.sleep(3600)

@@ -1,0 +1,1 @@
+"""Reads what the machine has left. Decides nothing."""

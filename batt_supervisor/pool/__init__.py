@@ -1,0 +1,1 @@
+"""Slots: start, watch and end attempts in isolated workers. The wall, seen from outside."""

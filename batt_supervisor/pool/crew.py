@@ -1,0 +1,273 @@
+"""The slots of a battd: `width` of them and one standby, kept in repair by a builder and a reaper thread."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Final
+
+import structlog
+
+from batt_supervisor.core.model import Room, WorkerId
+from batt_supervisor.core.plan import SlotPhase, SlotView
+from batt_supervisor.errors import SlotBroken
+from batt_supervisor.pool import kill
+from batt_supervisor.pool.launch import Launcher, Places, Registry
+from batt_supervisor.pool.protocol import Exit, Request, SlotStatus
+from batt_supervisor.pool.slot import Answered, Launched, Slot
+
+log = structlog.get_logger("pool")
+
+REBUILD_S: Final = (0.5, 5.0)
+"""First and longest pause before a slot that could not be built is tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unbuilt:
+    """The builder was refused a thread, a process or a descriptor."""
+
+    slot: Slot
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What slots are made with.
+
+    Attributes:
+        environ: battd's own environment, as workers are to see it.
+    """
+
+    max_tasks: int
+    boot_timeout_s: float
+    preload: tuple[str, ...]
+    environ: Mapping[str, str]
+
+
+class Builder:
+    """Opens slots, one after another: starting a pool may wait for a fork, and the loop never waits."""
+
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[tuple[Slot, Crew] | None] = SimpleQueue()
+
+    def add(self, slot: Slot, crew: Crew) -> None:
+        self._queue.put((slot, crew))
+
+    def stop(self) -> None:
+        self._queue.put(None)
+
+    def run(self) -> None:
+        """The thread's whole life."""
+        while (item := self._queue.get()) is not None:
+            slot, crew = item
+            try:
+                slot.open()
+            except (RuntimeError, OSError, SlotBroken) as error:
+                crew.put(Unbuilt(slot, f"{type(error).__name__}: {error}"))
+
+
+class Reaper:
+    """Sees slots that were thrown away to their end. It looks, and never joins: a pool's thread may take its time."""
+
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[Slot | None] = SimpleQueue()
+        self.waiting = 0
+
+    def add(self, slot: Slot) -> None:
+        self._queue.put(slot)
+
+    def stop(self) -> None:
+        self._queue.put(None)
+
+    def run(self) -> None:
+        """The thread's whole life; it ends when told to and nothing is left to see off, or 5 s later."""
+        dying: list[Slot] = []
+        until = float("inf")
+        while time.monotonic() < until:
+            with suppress(Empty):
+                item = self._queue.get(timeout=0.02 if dying else 1.0)
+                if item is None:
+                    until = time.monotonic() + 5.0
+                else:
+                    item.stop()
+                    dying.append(item)
+            dying = [slot for slot in dying if not slot.gone()]
+            self.waiting = len(dying)
+            if not dying and until < float("inf"):
+                return
+
+
+class Crew:
+    """The pebble backend of `protocol.Pool`.
+
+    Args:
+        width: How many attempts may run at once; one slot more is kept.
+        room: The room that slots start in.
+    """
+
+    def __init__(self, places: Places, settings: Settings, width: int, room: Room, now_s: float) -> None:
+        self.builder, self.reaper, self.registry = Builder(), Reaper(), Registry()
+        self.settings = settings
+        self._places = places
+        self._room = room
+        self._slots: dict[int, Slot] = {}
+        self._inbox: deque[Answered | Launched | Unbuilt] = deque()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._serials = itertools.count(1 << 32)  # requests of our own; attempts count from below
+        self._refused: dict[int, tuple[float, float, str]] = {}  # slot id -> (try again at, pause, why)
+        self._exits: list[Exit] = []
+        self._target = 0
+        self._closed = False
+        self.resize(width, now_s)
+
+    def put(self, event: Answered | Launched | Unbuilt) -> None:
+        """Any thread: tell the loop."""
+        self._inbox.append(event)
+        os.eventfd_write(self._wake, 1)
+
+    # protocol.Pool
+
+    def descriptors(self) -> Sequence[int]:
+        alive = (slot.process for slot in self._slots.values() if slot._died_s is None)
+        return [self._wake, *(process.pidfd for process in alive if process is not None)]
+
+    def poll(self, now_s: float) -> list[Exit]:
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._wake)
+        deaths = False
+        for slot in self._slots.values():
+            if slot.process is not None and slot._died_s is None and slot.process.exit_code() is not None:
+                slot.on_death(now_s)
+                deaths = True
+        exits, self._exits = self._exits, []
+        while self._inbox:
+            found = self._on_event(self._inbox.popleft(), now_s)
+            if found is not None:
+                exits.append(found)
+        for slot in list(self._slots.values()):
+            found = slot.check(now_s)
+            if found is not None:
+                exits.append(found)
+            if slot.phase is SlotPhase.IDLE:
+                self._refused.pop(slot.id, None)
+            booting_s = now_s - slot.boot_since_s if slot.phase is SlotPhase.BOOTING else 0.0
+            if not slot.trouble and booting_s > self.settings.boot_timeout_s:
+                slot.trouble = f"its worker did not boot within boot_timeout ({self.settings.boot_timeout_s:g} s)"
+            if slot.trouble and slot.phase is not SlotPhase.BUSY:
+                self._replace(slot, now_s)
+        self._retry(now_s)
+        if deaths:
+            self.end_strays()
+        return exits
+
+    def _on_event(self, event: Answered | Launched | Unbuilt, now_s: float) -> Exit | None:
+        if self._slots.get(event.slot.id) is not event.slot:
+            if isinstance(event, Launched):
+                kill.end_tree(event.process.id.pid)
+                event.process.close()
+            return None  # of a slot that was thrown away
+        match event:
+            case Launched():
+                return event.slot.on_launched(event.process, next(self._serials), now_s)
+            case Answered():
+                return event.slot.on_answer(event)
+            case Unbuilt():
+                pause_s = min(self._refused.get(event.slot.id, (0.0, REBUILD_S[0] / 2, ""))[1] * 2, REBUILD_S[1])
+                self._refused[event.slot.id] = (now_s + pause_s, pause_s, event.error)
+                log.warning("slot cannot be built", slot=event.slot.id, reason=event.error, again_in_s=pause_s)
+                self.reaper.add(self._slots.pop(event.slot.id))
+                return None
+
+    def _replace(self, slot: Slot, now_s: float) -> None:
+        """Throw a slot away and have another built in its place."""
+        del self._slots[slot.id]
+        self.reaper.add(slot)
+        # A slot that breaks at once, again and again, must not keep the builder busy for ever.
+        pause_s = self._refused.get(slot.id, (0.0, REBUILD_S[0] / 2, ""))[1] * 2 if slot.served == 0 else 0.0
+        pause_s = min(pause_s, REBUILD_S[1])
+        self._refused[slot.id] = (now_s + pause_s, pause_s, slot.trouble)
+        log.warning("slot replaced", slot=slot.id, reason=slot.trouble, again_in_s=pause_s)
+        self._room = slot.room
+
+    def _retry(self, now_s: float) -> None:
+        for slot_id in range(self._target):
+            if slot_id not in self._slots and self._refused.get(slot_id, (0.0,))[0] <= now_s and not self._closed:
+                self._build(slot_id, now_s)
+
+    def _build(self, slot_id: int, now_s: float) -> None:
+        launcher = Launcher(
+            self._places, self.registry, self._room, self.settings.preload, lambda process: None, self.settings.environ
+        )
+        slot = self._slots[slot_id] = Slot(slot_id, launcher, self.settings.max_tasks, self.put, now_s)
+        self.builder.add(slot, self)
+
+    def slots(self) -> Sequence[SlotView]:
+        return [slot.view() for slot in self._slots.values()]
+
+    def status(self) -> Sequence[SlotStatus]:
+        return [
+            SlotStatus(slot.view(), slot.process.id.pid if slot.process else None, max(slot.renewed, 0), slot.trouble)
+            for slot in self._slots.values()
+        ]
+
+    def trouble(self) -> str:
+        return next((why for slot_id, (_, _, why) in self._refused.items()), "")
+
+    def worker(self, slot_id: int) -> WorkerId | None:
+        process = self._slots[slot_id].process
+        return process.id if process else None
+
+    def send(self, slot_id: int, request: Request) -> None:
+        slot = self._slots.get(slot_id)
+        try:
+            if slot is None or slot.phase is not SlotPhase.IDLE:
+                raise SlotBroken("the slot went away before it could start")
+            slot.send(request)
+        except SlotBroken as error:
+            self._exits.append(Exit(slot_id, request.serial, None, broken=str(error)))
+            os.eventfd_write(self._wake, 1)
+
+    def called(self, slot_id: int, serial: int) -> float | None:
+        slot = self._slots.get(slot_id)
+        return slot.called(serial) if slot else None
+
+    def end(self, slot_id: int, serial: int) -> None:
+        slot = self._slots.get(slot_id)
+        if slot is not None and slot._serial == serial:
+            slot.end()
+
+    def renew(self, slot_id: int, room: Room) -> None:
+        slot = self._slots[slot_id]
+        with suppress(SlotBroken):  # noted in its trouble; the slot is replaced at the next poll
+            slot.renew(room, next(self._serials), time.monotonic())
+        self._room = room
+
+    def resize(self, width: int, now_s: float) -> None:
+        self._target = width + 1
+        for slot_id in range(self._target):
+            if slot_id not in self._slots and slot_id not in self._refused:
+                self._build(slot_id, now_s)
+        for slot_id in [number for number in self._slots if number >= self._target]:
+            if self._slots[slot_id].phase is not SlotPhase.BUSY:
+                self.reaper.add(self._slots.pop(slot_id))
+        for slot_id in [number for number in self._refused if number >= self._target]:
+            del self._refused[slot_id]
+
+    def close(self) -> None:
+        self._closed = True
+        for slot in self._slots.values():
+            self.reaper.add(slot)
+        self._slots.clear()
+        self.builder.stop()
+        self.reaper.stop()
+
+    def end_strays(self) -> int:
+        """Kill children of battd that are none of its workers: what a dead worker left behind."""
+        with self.registry.lock:
+            return kill.end_strays(self.registry.pids())

@@ -1,0 +1,101 @@
+"""What the daemon's loop asks of whatever runs attempts. Every backend passes tests/pool/test_backends.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from batt_supervisor.core.model import Room, WorkerId
+from batt_supervisor.core.plan import SlotView
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One attempt, as a slot is given it.
+
+    Attributes:
+        serial: A number no other request of this battd has; reports carry it back.
+        body: The request `worker.entry` understands.
+    """
+
+    serial: int
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """The end of an attempt.
+
+    Attributes:
+        report: What the worker said; None when it ended without a word.
+        exit_code: Of the worker, as os.waitstatus_to_exitcode gives it, when it died.
+        called_s: When its function was called, on the monotonic clock; None: it never was.
+        ended_s: When its process was seen to be dead, monotonic; None while that lives.
+        broken: Why the slot, not the task, ended it; empty otherwise.
+        cpu_s: CPU seconds of the attempt's whole tree, when it was ended from outside.
+        log: Name of the worker's log, and the bytes of it that are this attempt's.
+    """
+
+    slot_id: int
+    serial: int
+    report: dict[str, Any] | None
+    exit_code: int | None = None
+    called_s: float | None = None
+    ended_s: float | None = None
+    broken: str = ""
+    cpu_s: float | None = None
+    peak_memory_bytes: int | None = None
+    log: str = ""
+    log_from: int = 0
+    log_to: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SlotStatus:
+    """A slot for people: what `battctl status` shows beside the view that the plan works on."""
+
+    view: SlotView
+    worker_pid: int | None
+    renewed: int
+    trouble: str
+
+
+class Pool(Protocol):
+    """A set of slots. All methods are called by the loop's thread only, and none of them waits."""
+
+    def descriptors(self) -> Sequence[int]:
+        """File descriptors that become readable when `poll` has something to do."""
+
+    def poll(self, now_s: float) -> list[Exit]:
+        """Attempts that have ended since the last call; also keeps the slots in repair."""
+
+    def slots(self) -> Sequence[SlotView]:
+        """Every slot that is there, ready or not."""
+
+    def status(self) -> Sequence[SlotStatus]:
+        """The same for people."""
+
+    def trouble(self) -> str:
+        """Why a slot cannot be had now; empty when none is missing."""
+
+    def worker(self, slot_id: int) -> WorkerId | None:
+        """The worker in a slot now."""
+
+    def send(self, slot_id: int, request: Request) -> None:
+        """Give an idle slot an attempt. That the slot cannot take it comes back as an Exit, too."""
+
+    def called(self, slot_id: int, serial: int) -> float | None:
+        """When the attempt's function was called, on the monotonic clock; None: not yet."""
+
+    def end(self, slot_id: int, serial: int) -> None:
+        """Kill the attempt's process tree; its Exit follows."""
+
+    def renew(self, slot_id: int, room: Room) -> None:
+        """Give an idle slot a new worker, in `room`."""
+
+    def resize(self, width: int, now_s: float) -> None:
+        """Keep as many slots as `width` attempts need."""
+
+    def close(self) -> None:
+        """End everything. The pool cannot be used afterwards."""

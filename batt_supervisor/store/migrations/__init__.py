@@ -1,0 +1,1 @@
+"""Numbered migrations, `NNNN_name.sql`, each applied in one transaction with its record."""

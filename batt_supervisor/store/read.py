@@ -1,0 +1,274 @@
+"""Reads. Each Reader has a connection of its own, used by one thread, and never waits for the writer."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from batt_supervisor.core.lifecycle import State
+from batt_supervisor.core.model import Claim, Head, Limits, LiveAttempt, Room, Tries, Work, WorkerId
+from batt_supervisor.core.plan import Closing
+from batt_supervisor.errors import StoreUnavailable
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """A run's own row."""
+
+    id: int
+    name: str
+    cwd: str
+    env: dict[str, str]
+    task_count: int
+    created_at_ms: int
+    sealed_at_ms: int | None
+    deadline_at_ms: int | None
+    closing: Closing | None
+    deadline_cut: bool
+    ended_at_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class StageRow:
+    """A stage with the work its tasks share."""
+
+    number: int
+    name: str
+    work: Work
+    after: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRow:
+    """A task, what its last attempt gave, and its result."""
+
+    id: int
+    run_id: int
+    idx: int
+    stage: int
+    key: str | None
+    args: str
+    state: State
+    attempt: int
+    outcome: str | None
+    reason: str | None
+    settled_seq: int | None
+    wall_s: float | None
+    cpu_s: float | None
+    peak_memory_bytes: int | None
+    error: str | None
+    value: str | None
+    file: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRow:
+    """One attempt as it is stored."""
+
+    number: int
+    claimed_at_ms: int
+    ended_at_ms: int | None
+    outcome: str | None
+    reason: str | None
+    wall_s: float | None
+    cpu_s: float | None
+    peak_memory_bytes: int | None
+    exit_code: int | None
+    signal: str | None
+    error: str | None
+    worker_pid: int | None
+    log: str | None
+    log_from: int | None
+    log_to: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class TallyRow:
+    """How many tasks of a stage stand in a state with an outcome ('' while there is none)."""
+
+    stage: int
+    state: State
+    outcome: str
+    count: int
+
+
+_RUN: Final = (
+    "SELECT id, name, cwd, env, task_count, created_at_ms, sealed_at_ms, deadline_at_ms, closing, deadline_cut, "
+    "ended_at_ms FROM runs "
+)
+
+_TASK: Final = (
+    "SELECT t.id, t.run_id, t.idx, t.stage, t.task_key, t.args, t.state, t.attempt, t.outcome, t.reason, "
+    "t.settled_seq, a.wall_s, a.cpu_s, a.peak_memory_bytes, a.error, r.value, r.file FROM tasks t "
+    "LEFT JOIN attempts a ON a.task_id = t.id AND a.number = t.attempt LEFT JOIN results r ON r.task_id = t.id "
+)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise StoreUnavailable(f"the store cannot be read: {error}") from error
+
+
+class Reader:
+    """Queries. Every method raises StoreUnavailable when the database cannot be read."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def close(self) -> None:
+        self._db.close()
+
+    def _all(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        with _told():
+            return self._db.execute(sql, values).fetchall()
+
+    def _one(self, sql: str, values: Sequence[object] = ()) -> tuple[Any, ...] | None:
+        with _told():
+            row: tuple[Any, ...] | None = self._db.execute(sql, values).fetchone()
+            return row
+
+    # Runs
+
+    def run(self, run_id: int) -> RunRow | None:
+        row = self._one(_RUN + "WHERE id = ?", (run_id,))
+        return _run(row) if row else None
+
+    def run_named(self, name: str) -> RunRow | None:
+        """The latest run of that name."""
+        row = self._one(_RUN + "WHERE name = ? ORDER BY id DESC LIMIT 1", (name,))
+        return _run(row) if row else None
+
+    def run_names(self, limit: int) -> list[str]:
+        """Names of the latest runs, for suggestions."""
+        return [row[0] for row in self._all("SELECT DISTINCT name FROM runs ORDER BY id DESC LIMIT ?", (limit,))]
+
+    def runs(self, limit: int) -> list[RunRow]:
+        """The latest runs, newest first."""
+        return [_run(row) for row in self._all(_RUN + "ORDER BY id DESC LIMIT ?", (limit,))]
+
+    def open_runs(self) -> list[RunRow]:
+        """Sealed runs that have not ended, oldest first."""
+        return [_run(r) for r in self._all(_RUN + "WHERE ended_at_ms IS NULL AND sealed_at_ms IS NOT NULL ORDER BY id")]
+
+    def stages(self, run: RunRow) -> list[StageRow]:
+        room = Room(run.cwd, tuple(sorted(run.env.items())))
+        rows = self._all(
+            "SELECT number, name, function, command, shell, timeout_s, soft_timeout_s, max_attempts, retry_delay_s, "
+            "after FROM stages WHERE run_id = ? ORDER BY number",
+            (run.id,),
+        )
+        return [
+            StageRow(
+                row[0],
+                row[1],
+                Work(
+                    room=room,
+                    limits=Limits(row[5], row[6], row[7], row[8]),
+                    function=row[2],
+                    command=tuple(json.loads(row[3])) if row[3] else (),
+                    shell=bool(row[4]),
+                ),
+                tuple(json.loads(row[9])),
+            )
+            for row in rows
+        ]
+
+    def tallies(self, run_id: int) -> list[TallyRow]:
+        rows = self._all("SELECT stage, state, outcome, count FROM tallies WHERE run_id = ? AND count", (run_id,))
+        return [TallyRow(row[0], State(row[1]), row[2], row[3]) for row in rows]
+
+    def totals(self) -> list[TallyRow]:
+        """Tallies over all runs that have been sealed."""
+        rows = self._all(
+            "SELECT 0, state, outcome, sum(count) FROM tallies WHERE run_id IN "
+            "(SELECT id FROM runs WHERE sealed_at_ms IS NOT NULL) GROUP BY state, outcome HAVING sum(count)"
+        )
+        return [TallyRow(row[0], State(row[1]), row[2], row[3]) for row in rows]
+
+    # The queue
+
+    def heads(self, run_id: int, limit: int) -> list[Head]:
+        """The first queued tasks of a run."""
+        rows = self._all(
+            "SELECT id, stage, attempt, charged, resource, uncharged, moved_at_ms FROM tasks "
+            "WHERE run_id = ? AND state = 'queued' ORDER BY idx LIMIT ?",
+            (run_id, limit),
+        )
+        return [Head(row[0], run_id, row[1], row[2], Tries(*row[3:6]), row[6]) for row in rows]
+
+    def next_due_ms(self) -> int | None:
+        """When the first scheduled task may be queued."""
+        row = self._one("SELECT min(run_at_ms) FROM tasks WHERE state = 'scheduled'")
+        return row[0] if row else None
+
+    def live(self) -> list[tuple[LiveAttempt, int]]:
+        """Every attempt held as running or stopping, with the number of its stage."""
+        rows = self._all(
+            "SELECT t.id, t.attempt, t.run_id, t.state, t.charged, t.resource, t.uncharged, a.worker_pid, "
+            "a.worker_started, a.log, t.stage FROM tasks t "
+            "JOIN attempts a ON a.task_id = t.id AND a.number = t.attempt "
+            "WHERE t.state IN ('running', 'stopping')"
+        )
+        return [
+            (
+                LiveAttempt(
+                    Claim(row[0], row[1]), row[2], State(row[3]), Tries(*row[4:7]),
+                    WorkerId(row[7], row[8], row[9] or "") if row[7] is not None else None,
+                ),
+                row[10],
+            )
+            for row in rows
+        ]  # fmt: skip
+
+    # Tasks
+
+    def task(self, task_id: int) -> TaskRow | None:
+        row = self._one(_TASK + "WHERE t.id = ?", (task_id,))
+        return _task(row) if row else None
+
+    def tasks(self, run_id: int, *, state: State | None, by_settling: bool, after: int, limit: int) -> list[TaskRow]:
+        """A page of a run's tasks.
+
+        Args:
+            by_settling: In the order in which they settled (settled ones only), else in order of submission.
+            after: The `settled_seq` or `idx` behind which the page starts; -1 for the first.
+        """
+        column = "t.settled_seq" if by_settling else "t.idx"
+        where, values = f"WHERE t.run_id = ? AND {column} > ?", [run_id, after]
+        if state is not None:
+            return self._tasks(where + f" AND t.state = ? ORDER BY {column} LIMIT ?", [*values, state, limit])
+        return self._tasks(where + f" ORDER BY {column} LIMIT ?", [*values, limit])
+
+    def _tasks(self, where: str, values: Sequence[object]) -> list[TaskRow]:
+        return [_task(row) for row in self._all(_TASK + where, values)]
+
+    def attempts(self, task_id: int) -> list[AttemptRow]:
+        rows = self._all(
+            "SELECT number, claimed_at_ms, ended_at_ms, outcome, reason, wall_s, cpu_s, peak_memory_bytes, exit_code, "
+            "signal, error, worker_pid, log, log_from, log_to FROM attempts WHERE task_id = ? ORDER BY number",
+            (task_id,),
+        )
+        return [AttemptRow(*row) for row in rows]
+
+    def result_files(self) -> set[str]:
+        """Names of all files below results/ that a row knows."""
+        return {row[0] for row in self._all("SELECT file FROM results WHERE file IS NOT NULL")}
+
+
+def _run(row: tuple[Any, ...]) -> RunRow:
+    run_id, name, cwd, env, count, created, sealed, deadline, closing, cut, ended = row
+    closed = Closing(closing) if closing else None
+    return RunRow(run_id, name, cwd, json.loads(env), count, created, sealed, deadline, closed, bool(cut), ended)
+
+
+def _task(row: tuple[Any, ...]) -> TaskRow:
+    fields: list[Any] = list(row)
+    fields[6] = State(fields[6])
+    return TaskRow(*fields)

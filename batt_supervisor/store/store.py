@@ -1,0 +1,41 @@
+"""The store as the daemon holds it: a file, its writer, and readers."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from batt_supervisor.errors import StoreUnavailable
+from batt_supervisor.store.read import Reader
+from batt_supervisor.store.schema import connect, migrate
+from batt_supervisor.store.writer import Writer
+
+
+class Store:
+    """A database file.
+
+    Args:
+        path: The file; made when it is missing.
+        synchronous: FULL syncs each commit; NORMAL may lose the last ones when the power fails.
+
+    Raises:
+        SchemaTooNew: A later version wrote it.
+        StoreUnavailable: It is no database, or cannot be written.
+    """
+
+    def __init__(self, path: Path, *, synchronous: str = "FULL") -> None:
+        self.path = path
+        try:
+            self._db = connect(path, synchronous=synchronous)
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"{path} cannot be opened: {error}") from error
+        migrate(self._db)
+        self.writer = Writer(self._db)
+
+    def reader(self) -> Reader:
+        """A new read connection, for one thread."""
+        return Reader(connect(self.path, readonly=True))
+
+    def close(self) -> None:
+        """Close the writer's connection; its thread must have ended."""
+        self._db.close()

@@ -1,0 +1,289 @@
+"""The shapes of the HTTP API, shared by battd, the client and battctl.
+
+Times are milliseconds since 1970 (`_at_ms`), durations seconds (`_s`), sizes bytes (`_bytes`).
+Runs are named `r7`, tasks `t123`; a run may also be named by its name, the latest of that name being meant.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from batt_supervisor.core.lifecycle import RunState, State
+
+Json = Any
+"""A value that json.loads can give."""
+
+CHUNK = 5_000
+"""Most tasks in one request; battd writes them in smaller transactions."""
+
+
+class Wire(BaseModel):
+    """Base of every shape: immutable, and an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _not_bool(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("must be a number of seconds, not true or false")
+    return value
+
+
+Seconds = Annotated[float, BeforeValidator(_not_bool), Field(gt=0, le=365 * 86400, allow_inf_nan=False)]
+
+
+class StageSpec(Wire):
+    """One stage of a run: a task function or a command, and the limits of its attempts.
+
+    Tasks of a stage start when every task of the stages named in `after` has ended, however it ended.
+    """
+
+    name: str = Field(min_length=1, max_length=200)
+    function: str | None = None
+    command: tuple[str, ...] | None = None
+    shell: bool = False
+    timeout_s: Seconds | None = None
+    soft_timeout_s: Seconds | None = None
+    max_attempts: int | None = Field(default=None, ge=1, le=1000)
+    retry_delay_s: Seconds | None = None
+    after: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_kind_of_work(self) -> StageSpec:
+        if (self.function is None) == (self.command is None):
+            raise ValueError(f"stage {self.name!r}: give exactly one of 'function' and 'command'")
+        if self.command is not None and not self.command:
+            raise ValueError(f"stage {self.name!r}: 'command' is empty")
+        if self.shell and self.command is None:
+            raise ValueError(f"stage {self.name!r}: 'shell' goes with 'command' only")
+        if self.soft_timeout_s is not None and self.timeout_s is not None and self.soft_timeout_s >= self.timeout_s:
+            raise ValueError(
+                f"stage {self.name!r}: 'soft_timeout' ({self.soft_timeout_s:g} s) must be shorter than "
+                f"'timeout' ({self.timeout_s:g} s)"
+            )
+        return self
+
+
+class RunSpec(Wire):
+    """A run to be created. It starts only after it has been sealed.
+
+    Attributes:
+        key: A submission repeated with the same key creates nothing and gives the run it made the first time.
+        deadline_s: Seconds from sealing until what is left of the run is stopped.
+        cwd: Absolute directory that tasks run in and import from first.
+        env: Variables set over battd's own.
+    """
+
+    name: str = Field(min_length=1, max_length=200)
+    key: str | None = Field(default=None, min_length=1, max_length=200)
+    deadline_s: Seconds | None = None
+    cwd: str
+    env: dict[str, str] = Field(default_factory=dict)
+    stages: tuple[StageSpec, ...] = Field(min_length=1, max_length=100)
+
+
+class TaskSpec(Wire):
+    """One task: `args` are keyword arguments (object) or positional ones (array); for a command `{"item": TEXT}`."""
+
+    stage: int = Field(default=0, ge=0)
+    args: dict[str, Json] | list[Json] = Field(default_factory=list)
+    key: str | None = Field(default=None, max_length=200)
+
+
+class TaskChunk(Wire):
+    """Some of a run's tasks, the first of them at `offset` in the run. Sending a chunk again changes nothing."""
+
+    offset: int = Field(ge=0)
+    tasks: tuple[TaskSpec, ...] = Field(min_length=1, max_length=CHUNK)
+
+
+class RunCreated(Wire):
+    """A run's id, and whether it had been there already under its key."""
+
+    run: str
+    tasks: int
+    sealed: bool
+    existing: bool = False
+
+
+class StageInfo(Wire):
+    """One stage of a run as it stands."""
+
+    name: str
+    function: str | None
+    command: tuple[str, ...] | None
+    counts: dict[State, int]
+
+
+class RunInfo(Wire):
+    """A run as it stands."""
+
+    run: str
+    name: str
+    state: RunState
+    tasks: int
+    created_at_ms: int
+    sealed_at_ms: int | None
+    deadline_at_ms: int | None
+    ended_at_ms: int | None
+    cwd: str
+    counts: dict[State, int]
+    outcomes: dict[str, int]
+    stages: tuple[StageInfo, ...]
+    hold: str | None = None
+
+
+class TaskErrorInfo(Wire):
+    """The exception that a task's last attempt ended with."""
+
+    type: str
+    message: str
+    traceback: str
+
+
+class TaskResult(Wire):
+    """One line of `battctl results --jsonl`: a task and what its last attempt gave."""
+
+    id: str
+    run: str
+    stage: str
+    index: int
+    key: str | None
+    args: Json
+    state: State
+    outcome: str | None
+    reason: str | None
+    attempt: int
+    wall_s: float | None
+    cpu_s: float | None
+    peak_memory_bytes: int | None
+    value: Json
+    error: TaskErrorInfo | None
+
+
+class ResultPage(Wire):
+    """A page of results; `next` is the `after` of the page behind it, None at the end (for now)."""
+
+    items: tuple[TaskResult, ...]
+    next: int | None
+    ended: bool
+
+
+class AttemptInfo(Wire):
+    """One attempt of a task."""
+
+    number: int
+    claimed_at_ms: int
+    ended_at_ms: int | None
+    outcome: str | None
+    reason: str | None
+    wall_s: float | None
+    cpu_s: float | None
+    peak_memory_bytes: int | None
+    exit_code: int | None
+    signal: str | None
+    worker_pid: int | None
+    error: TaskErrorInfo | None
+
+
+class TaskInfo(Wire):
+    """A task with all its attempts."""
+
+    task: TaskResult
+    function: str | None
+    command: tuple[str, ...] | None
+    attempts: tuple[AttemptInfo, ...]
+
+
+class LogText(Wire):
+    """What an attempt wrote to standard output and error; `truncated` when only its tail is here."""
+
+    task: str
+    attempt: int
+    text: str
+    truncated: bool
+
+
+class Why(Wire):
+    """Why a task stands where it stands, in one sentence; `short` and `missing` when something holds it."""
+
+    task: str
+    state: State
+    reason: str
+    short: str | None = None
+    missing: int | None = None
+
+
+class Changed(Wire):
+    """How many tasks a cancel or retry has touched or will touch."""
+
+    run: str
+    tasks: int
+
+
+class SlotInfo(Wire):
+    """One slot."""
+
+    slot: int
+    phase: str
+    worker_pid: int | None
+    served: int
+    renewed: int
+    cwd: str
+    task: str | None
+
+
+class HeadroomInfo(Wire):
+    """The last reading: what is free by which limit, what is promised to attempts, what is kept in reserve."""
+
+    memory_free_bytes: int
+    memory_limit: str
+    threads_free: int
+    threads_limit: str
+    memory_promised_bytes: int
+    threads_promised: int
+    memory_reserve_bytes: int
+    threads_reserve: int
+
+
+class ServiceInfo(Wire):
+    """battd itself."""
+
+    version: str
+    pid: int
+    started_at_ms: int
+    draining: bool
+    state_dir: str
+    socket: str
+    python_path: tuple[str, ...]
+    width: int
+    slots: tuple[SlotInfo, ...]
+    headroom: HeadroomInfo
+    holds: dict[str, str]
+    store: str
+    counts: dict[State, int]
+    outcomes: dict[str, int]
+    runs: tuple[RunInfo, ...]
+
+
+class Problem(Wire):
+    """What every refused request answers with."""
+
+    error: str
+    message: str
+
+
+def run_name(run_id: int) -> str:
+    return f"r{run_id}"
+
+
+def task_name(task_id: int) -> str:
+    return f"t{task_id}"
+
+
+def dumps(value: Json) -> str:
+    """Compact JSON; raises ValueError for what JSON cannot say (NaN, infinities)."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)

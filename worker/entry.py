@@ -1,0 +1,158 @@
+"""The one function that a pool is given. A request goes in as bytes, a report comes out as bytes."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from worker import fresh, guard, isolate, report
+from worker.board import Board
+
+
+@dataclass
+class Worker:
+    """What this process was started with.
+
+    Attributes:
+        room_error: Why its directory could not be entered; every attempt then fails with it.
+        reported: How many module files the supervisor has been told of.
+    """
+
+    board: Board
+    cwd: str
+    results: str
+    value_max: int
+    room_error: OSError | None = None
+    reported: int = field(default=0)
+
+
+here: Worker = None  # type: ignore[assignment]
+"""Set by `worker.boot` before the first request."""
+
+
+def serve(frame: bytes) -> bytes:
+    """Do what a request says.
+
+    Args:
+        frame: JSON, or `@` and the path of a file that holds it. `op` is `hello`, `call`, `run` or `pill`.
+
+    Returns:
+        JSON: the report, with `serial` of the request. See `worker.report`.
+    """
+    request = json.loads(_whole(frame))
+    if request["op"] == "hello":
+        return json.dumps({"serial": request["serial"], "outcome": "ok"}).encode()
+    if request["op"] == "pill":
+        # Time for the pool to note that this request has begun: a pool whose *idle* worker dies is broken for good.
+        time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGKILL)
+    told = _attempt(request)
+    told["serial"] = request["serial"]
+    if len(fresh.loaded) != here.reported:
+        told["modules"] = {path: list(stamp) for path, stamp in fresh.loaded.items()}
+    spill = os.path.join(here.results, f"{request['task']}-{request['attempt']}.json")
+    data = report.pack(told, spill)
+    here.reported = len(fresh.loaded)
+    return data
+
+
+def _whole(frame: bytes) -> bytes:
+    if not frame.startswith(b"@"):
+        return frame
+    with open(frame[1:], "rb") as held:
+        return held.read()
+
+
+def _attempt(request: dict[str, Any]) -> dict[str, Any]:
+    """Run one attempt; its report with what it used."""
+    baseline = isolate.Baseline()
+    _reset_peak()
+    began = time.monotonic()
+    cpu = _cpu_s()
+    told: dict[str, Any]
+    try:
+        if here.room_error is not None:
+            raise here.room_error
+        told = _run(request, cpu) if request["op"] == "run" else _call(request, cpu)
+    except BaseException as error:
+        told = report.of_error(error)
+    call = here.board.read_call(request["serial"])
+    told["wall_s"] = round(time.monotonic() - (call[0] if call else began), 6)
+    told["cpu_s"] = round(_cpu_s() - cpu, 6)
+    told["peak_memory_bytes"] = max(_peak_bytes(), told.get("peak_memory_bytes") or 0)
+    recycle = baseline.restore()
+    isolate.end_children()
+    if recycle:
+        told["recycle"] = recycle
+    return told
+
+
+def _call(request: dict[str, Any], cpu: float) -> dict[str, Any]:
+    function = resolve(request["function"])
+    args = request["args"]
+    here.board.write_call(request["serial"], cpu)
+    positional, named = ([], args) if isinstance(args, dict) else (args, {})
+    soft_s = request.get("soft_timeout_s")
+    if soft_s is None:
+        value = function(*positional, **named)
+    else:
+        value = guard.call_with_timeout(function, soft_s, *positional, **named)
+    return report.of_value(value, here.value_max)
+
+
+def resolve(path: str) -> Any:
+    """The function that `package.module:name` names; whatever its import raises."""
+    module, _, name = path.partition(":")
+    found: Any = importlib.import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def _run(request: dict[str, Any], cpu: float) -> dict[str, Any]:
+    """Run a command to its end; its output goes where the worker's own goes."""
+    words: list[str] = request["command"]
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    # A signal that is ignored stays ignored in a new program, and the pool ignores SIGINT in its workers.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    here.board.write_call(request["serial"], cpu)
+    child = subprocess.Popen(
+        ["/bin/sh", "-c", words[0]] if request["shell"] else words, stdin=subprocess.DEVNULL, cwd=here.cwd
+    )
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    told = report.of_exit(child.returncode)
+    told["peak_memory_bytes"] = usage.ru_maxrss * 1024
+    return told
+
+
+def _cpu_s() -> float:
+    """CPU seconds of this process and of the children it has waited for."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
+def _reset_peak() -> None:
+    try:
+        with open("/proc/self/clear_refs", "w") as control:
+            control.write("5")
+    except OSError:
+        return  # not permitted here: the peak is then that of the worker's whole life
+
+
+def _peak_bytes() -> int:
+    """Largest resident set since `_reset_peak`. Not ru_maxrss: that one starts with the parent's at exec."""
+    with open("/proc/self/status", "rb") as status:
+        for line in status:
+            if line.startswith(b"VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return 0

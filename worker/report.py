@@ -1,0 +1,148 @@
+"""Turns what a task did into one small JSON report: a value, an exception, an exit."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import traceback
+from typing import Any
+
+FRAME_MAX = 15_000
+"""Bytes of a report (or a request) that travel through the pool's pipe. Pickled, it stays below the 16,384 bytes up to
+which multiprocessing writes a message in one piece, so that no kill can leave half of one; more goes through a file."""
+
+MESSAGE_MAX = 2_000
+TRACEBACK_MAX = 6_000
+
+_NO_THREADS = ("can't start new thread", "can't allocate thread")
+
+
+def of_value(value: Any, value_max: int) -> dict[str, Any]:
+    """The report of a task that returned `value`; a value JSON cannot hold is the outcome `bad_result`."""
+    try:
+        text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        return {"outcome": "bad_result", "reason": f"the result cannot be stored as JSON: {clip(str(error))}"}
+    except BaseException as error:  # a value's own code (a generator, a __str__) may do anything
+        return {"outcome": "bad_result", "reason": f"encoding the result raised {type(error).__name__}"}
+    if len(text) > value_max:
+        return {
+            "outcome": "bad_result",
+            "reason": f"the result is {len(text)} bytes of JSON, max_result_bytes is {value_max}",
+        }
+    return {"outcome": "ok", "value": text}
+
+
+def of_error(error: BaseException) -> dict[str, Any]:
+    """The report of a task that raised. Never fails, whatever the exception's own methods do."""
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    try:
+        message = str(error)
+    except BaseException as second:
+        message = f"(its message cannot be shown: {type(second).__name__})"
+    try:
+        trace = "".join(traceback.format_exception(error, limit=-30))
+    except BaseException as second:
+        trace = f"(its traceback cannot be shown: {type(second).__name__})"
+    outcome = _outcome(error)
+    return {
+        "outcome": outcome,
+        "reason": clip(f"{name}: {message}" if message else name, 300),
+        "error": {"type": clip(name, 300), "message": clip(message), "traceback": _tail(trace)},
+    }
+
+
+def of_exit(code: int) -> dict[str, Any]:
+    """The report of a command that ended with `code`, as os.waitstatus_to_exitcode gives it."""
+    if code == 0:
+        return {"outcome": "ok", "value": '{"exit_code":0}', "exit_code": 0}
+    if code > 0:
+        return {"outcome": "crashed", "reason": f"exit code {code}", "exit_code": code}
+    return {"outcome": "crashed", "reason": f"killed by {signal_name(-code)}", "signal": signal_name(-code)}
+
+
+def signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def clip(text: str, limit: int = MESSAGE_MAX) -> str:
+    return text if len(text) <= limit else text[: limit - 20] + f"... ({len(text)} chars)"
+
+
+def _tail(text: str) -> str:
+    if len(text) <= TRACEBACK_MAX:
+        return text
+    half = TRACEBACK_MAX // 2
+    return f"{text[:half]}\n... ({len(text) - 2 * half} characters left out) ...\n{text[-half:]}"
+
+
+def _outcome(error: BaseException) -> str:
+    """Whether the exception, or one it came from, says that there was no memory or no thread to be had."""
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        if isinstance(link, MemoryError) or (isinstance(link, OSError) and link.errno == errno.ENOMEM):
+            return "out_of_memory"
+        if isinstance(link, BlockingIOError) and link.errno == errno.EAGAIN and _from_fork(link):
+            return "out_of_threads"
+        if isinstance(link, RuntimeError) and any(words in _text(link) for words in _NO_THREADS):
+            return "out_of_threads"
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+    return "exception"
+
+
+def _from_fork(error: OSError) -> bool:
+    """EAGAIN is also what a full non-blocking pipe says; only starting a process makes it a lack of threads."""
+    names = [frame.name for frame in traceback.extract_tb(error.__traceback__)[-3:]]
+    return (
+        bool({"_execute_child", "_fork_exec", "_launch", "spawnv_passfds"} & set(names)) or error.filename is not None
+    )
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except BaseException:
+        return ""
+
+
+def pack(report: dict[str, Any], spill: str) -> bytes:
+    """The report as bytes for the pipe; what is too large for one message goes into the file `spill` first.
+
+    A value in the file is synced and renamed into place, so that the file is whole or absent.
+    """
+    data = json.dumps(report, separators=(",", ":")).encode()
+    if len(data) <= FRAME_MAX:
+        return data
+    if report.get("value") is not None:
+        _write(spill, report["value"].encode())
+        report = {**report, "value": None, "file": os.path.basename(spill)}
+        data = json.dumps(report, separators=(",", ":")).encode()
+    if len(data) > FRAME_MAX:
+        # Only an exception's texts are left to be large: non-ASCII ones take six bytes a character.
+        error = report["error"]
+        short = {key: clip(text, 700) for key, text in error.items()}
+        data = json.dumps({**report, "error": short}, separators=(",", ":")).encode()
+    return data
+
+
+def _write(path: str, data: bytes) -> None:
+    unfinished = path + ".tmp"
+    fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "wb") as out:
+        out.write(data)
+        out.flush()
+        os.fsync(out.fileno())
+    os.rename(unfinished, path)
+    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
