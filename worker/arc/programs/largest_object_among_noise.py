@@ -1,0 +1,11 @@
+"""Cuts out the largest object, its corners connecting.
+
+Solves 1cf80156 and 1f85a75f and a87f7484 and be94b721.
+"""
+
+
+def solve(grid):
+    x1 = objects_touching(grid)
+    x2 = largest(x1)
+    x3 = cut_out(x2)
+    return x3
