@@ -72,7 +72,7 @@ def parse_size(value: str | int) -> int:
 
 
 def format_duration(seconds: float) -> str:
-    """`0.21s`, `4.2s`, `42s`, `3m05s`, `1h30m`, `2d04h`: short, two units at most."""
+    """`0.21s`, `4.2s`, `42s`, `10m`, `3m05s`, `1h30m`, `2d04h`: short, two units at most."""
     if seconds < 0.0005:
         return "0s"
     if seconds < 1:
@@ -83,10 +83,15 @@ def format_duration(seconds: float) -> str:
     if whole < 60:
         return f"{whole}s"
     if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
+        return _two(whole, 60, "m", 1, "s")
     if whole < 86400:
-        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
-    return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"
+        return _two(whole, 3600, "h", 60, "m")
+    return _two(whole, 86400, "d", 3600, "h")
+
+
+def _two(whole: int, large: int, large_name: str, small: int, small_name: str) -> str:
+    rest = whole % large // small
+    return f"{whole // large}{large_name}" + (f"{rest:02d}{small_name}" if rest else "")
 
 
 def format_size(size_bytes: int) -> str:

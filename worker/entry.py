@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from worker import fresh, guard, isolate, report
+from worker import fresh, guard, isolate, meter, report
 from worker.board import Board
 
 
@@ -23,6 +22,7 @@ class Worker:
 
     Attributes:
         room_error: Why its directory could not be entered; every attempt then fails with it.
+        baseline: How the process was before its first attempt; every attempt is put back to it.
         reported: How many module files the supervisor has been told of.
     """
 
@@ -31,6 +31,7 @@ class Worker:
     results: str
     value_max: int
     room_error: OSError | None = None
+    baseline: isolate.Baseline | None = None
     reported: int = field(default=0)
 
 
@@ -58,7 +59,7 @@ def serve(frame: bytes) -> bytes:
     told["serial"] = request["serial"]
     if len(fresh.loaded) != here.reported:
         told["modules"] = {path: list(stamp) for path, stamp in fresh.loaded.items()}
-    spill = os.path.join(here.results, f"{request['task']}-{request['attempt']}.json")
+    spill = f"{here.results}/{request['task']}-{request['attempt']}.json"
     data = report.pack(told, spill)
     here.reported = len(fresh.loaded)
     return data
@@ -73,10 +74,10 @@ def _whole(frame: bytes) -> bytes:
 
 def _attempt(request: dict[str, Any]) -> dict[str, Any]:
     """Run one attempt; its report with what it used."""
-    baseline = isolate.Baseline()
-    _reset_peak()
+    baseline = here.baseline = here.baseline or isolate.Baseline()
+    meter.reset_peak()
     began = time.monotonic()
-    cpu = _cpu_s()
+    cpu = meter.cpu_s()
     told: dict[str, Any]
     try:
         if here.room_error is not None:
@@ -86,8 +87,8 @@ def _attempt(request: dict[str, Any]) -> dict[str, Any]:
         told = report.of_error(error)
     call = here.board.read_call(request["serial"])
     told["wall_s"] = round(time.monotonic() - (call[0] if call else began), 6)
-    told["cpu_s"] = round(_cpu_s() - cpu, 6)
-    told["peak_memory_bytes"] = max(_peak_bytes(), told.get("peak_memory_bytes") or 0)
+    told["cpu_s"] = round(meter.cpu_s() - cpu, 6)
+    told["peak_memory_bytes"] = max(meter.peak_bytes(), told.get("peak_memory_bytes") or 0)
     recycle = baseline.restore()
     isolate.end_children()
     if recycle:
@@ -111,7 +112,7 @@ def _call(request: dict[str, Any], cpu: float) -> dict[str, Any]:
 def resolve(path: str) -> Any:
     """The function that `package.module:name` names; whatever its import raises."""
     module, _, name = path.partition(":")
-    found: Any = importlib.import_module(module)
+    found: Any = sys.modules.get(module) or importlib.import_module(module)
     for part in name.split("."):
         found = getattr(found, part)
     return found
@@ -133,26 +134,3 @@ def _run(request: dict[str, Any], cpu: float) -> dict[str, Any]:
     told = report.of_exit(child.returncode)
     told["peak_memory_bytes"] = usage.ru_maxrss * 1024
     return told
-
-
-def _cpu_s() -> float:
-    """CPU seconds of this process and of the children it has waited for."""
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.process_time() + children.ru_utime + children.ru_stime
-
-
-def _reset_peak() -> None:
-    try:
-        with open("/proc/self/clear_refs", "w") as control:
-            control.write("5")
-    except OSError:
-        return  # not permitted here: the peak is then that of the worker's whole life
-
-
-def _peak_bytes() -> int:
-    """Largest resident set since `_reset_peak`. Not ru_maxrss: that one starts with the parent's at exec."""
-    with open("/proc/self/status", "rb") as status:
-        for line in status:
-            if line.startswith(b"VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return 0

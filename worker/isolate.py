@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import os
 import signal
 import sys
 import threading
 from typing import Any
 
-_SIGNALS = (
-    signal.SIGINT,
-    signal.SIGTERM,
-    signal.SIGALRM,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-    signal.SIGCHLD,
-    signal.SIGHUP,
+# As plain numbers and through `_signal`, whose functions `signal` wraps: making an enum member of each number and
+# handler would take longer than all the rest of a restore.
+_SIGNALS = tuple(
+    int(getattr(signal, name)) for name in ("SIGINT", "SIGTERM", "SIGALRM", "SIGUSR1", "SIGUSR2", "SIGCHLD", "SIGHUP")
 )
 
 
@@ -24,32 +21,33 @@ class Baseline:
 
     def __init__(self) -> None:
         self._cwd = os.getcwd()
-        self._environ = dict(os.environ)
+        self._environ = os.environ
+        self._variables: Any = dict(_encoded(os.environ))
         self._umask = os.umask(0o077)
         os.umask(self._umask)
         self._recursion = sys.getrecursionlimit()
         self._streams = (sys.stdin, sys.stdout, sys.stderr)
         self._path = list(sys.path)
-        self._handlers: dict[signal.Signals, Any] = {number: signal.getsignal(number) for number in _SIGNALS}
+        self._handlers: dict[int, Any] = {number: _signal.getsignal(number) for number in _SIGNALS}
         self._threads = set(threading.enumerate())
 
     def restore(self) -> str | None:
         """Undo what the attempt changed; what cannot be undone, as the reason for recycling the worker."""
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._handlers.items():
-            if signal.getsignal(number) is not handler and handler is not None:
-                signal.signal(number, handler)
+            if _signal.getsignal(number) is not handler and handler is not None:
+                _signal.signal(number, handler)
         sys.setrecursionlimit(self._recursion)
         sys.path[:] = self._path
         os.umask(self._umask)
-        if dict(os.environ) != self._environ:
+        os.environ = self._environ  # noqa: B003 - the very object that os.getenv and subprocess know, put back
+        if _encoded(os.environ) != self._variables:
             os.environ.clear()
-            os.environ.update(self._environ)
-        for stream in (sys.stdout, sys.stderr):
+            for name, value in self._variables.items():
+                os.environb[name] = value
+        for stream in {sys.stdout, sys.stderr, *self._streams[1:]}:
             _flush(stream)
         sys.stdin, sys.stdout, sys.stderr = self._streams
-        for stream in self._streams[1:]:
-            _flush(stream)
         try:
             os.chdir(self._cwd)
         except OSError as error:
@@ -58,6 +56,11 @@ class Baseline:
         if left:
             return f"left {len(left)} threads running: {', '.join(left[:3])}"
         return None
+
+
+def _encoded(environ: Any) -> Any:
+    """What os.environ holds, without decoding it: this is compared after every attempt."""
+    return environ._data
 
 
 def _flush(stream: Any) -> None:
@@ -76,9 +79,11 @@ def end_children() -> int:
     """
     ended = 0
     for _ in range(100):
+        try:
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            break  # the usual case, and much cheaper than looking into /proc
         children = _children()
-        if not children:
-            break
         for pid in children:
             try:
                 os.kill(pid, signal.SIGKILL)

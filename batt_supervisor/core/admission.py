@@ -71,7 +71,8 @@ def admit(need: Space, *, free: Free, promised: Space, reserve: Space, alone: bo
             "memory",
             missing,
             f"{_mib(missing)} of memory short: {_mib(need.memory_bytes)} needed, {_mib(free.space.memory_bytes)} "
-            f"free by {free.memory_limit}, {_mib(promised.memory_bytes)} promised, {_mib(keep.memory_bytes)} in reserve",
+            f"free by {free.memory_limit}, {_mib(promised.memory_bytes)} promised, "
+            f"{_mib(keep.memory_bytes)} in reserve",
         )
     return Start()
 

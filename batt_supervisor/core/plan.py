@@ -45,6 +45,7 @@ class Running:
     """An attempt that a slot works on, or will in a moment.
 
     Attributes:
+        slot_id: None for one that was claimed ahead and takes the next slot that comes free.
         sent_s: When it was given to the slot, monotonic.
         called_s: When its function was called, monotonic; None until the worker says so.
         boot_timeout_s: How long that may take.
@@ -54,7 +55,7 @@ class Running:
 
     claim: Claim
     run_id: int
-    slot_id: int
+    slot_id: int | None
     timeout_s: float
     sent_s: float
     boot_timeout_s: float
@@ -100,7 +101,10 @@ class SlotView:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The settings that decisions depend on."""
+    """The settings that decisions depend on.
+
+    Attributes:
+    """
 
     width: int
     max_tasks: int
@@ -115,6 +119,8 @@ class World:
     Attributes:
         accepting: Whether anything may start (not while battd drains).
         heads: For each open run its first queued tasks, in order.
+        ahead: For kinds of tasks so short that a slot would wait for the disk between two of them: how many attempts
+            may be claimed before a slot is free for them. Absent: none.
         trouble: Why slots are missing, if any are.
         last_start_s: When each run last had a start, monotonic; absent means never.
     """
@@ -127,6 +133,7 @@ class World:
     running: Sequence[Running]
     slots: Sequence[SlotView]
     free: Free
+    ahead: Mapping[str, int] = field(default_factory=dict)
     trouble: str = ""
     last_start_s: Mapping[int, float] = field(default_factory=dict)
 
@@ -144,7 +151,7 @@ class Stop:
     """End an attempt now, with its whole process tree; it is settled with this outcome."""
 
     claim: Claim
-    slot_id: int
+    slot_id: int | None
     outcome: Outcome
     reason: str
 
@@ -160,10 +167,10 @@ class Renew:
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """Claim a task for a slot and start it there."""
+    """Claim a task for a slot and start it there; without a slot, start it in the next one that comes free."""
 
     head: Head
-    slot_id: int
+    slot_id: int | None
     need: Space
     alone: bool
 
@@ -195,7 +202,8 @@ def plan(world: World, policy: Policy) -> list[Command]:
 
 def wake_at(world: World) -> float:
     """The monotonic time of the next deadline the plan has to keep, or infinity."""
-    ends = [_look_at(attempt, world.now.mono_s) for attempt in world.running if not attempt.ending]
+    started = (attempt for attempt in world.running if attempt.slot_id is not None and not attempt.ending)
+    ends = [_look_at(attempt, world.now.mono_s) for attempt in started]
     ends += [
         world.now.mono_s + (run.deadline_at_ms - world.now.wall_ms) / 1000
         for run in world.runs
@@ -224,7 +232,7 @@ def _stops(world: World, closing: Mapping[int, Closing]) -> Iterator[Stop]:
         if attempt.stop_asked or attempt.run_id in closing:
             reason = "the run's deadline passed" if closing.get(attempt.run_id) is Closing.DEADLINE else "cancelled"
             yield Stop(attempt.claim, attempt.slot_id, Outcome.CANCELLED, reason)
-        elif world.now.mono_s >= attempt.deadline_s:
+        elif attempt.slot_id is not None and world.now.mono_s >= attempt.deadline_s:
             if attempt.called_s is None:
                 reason = f"its worker did not call the function within boot_timeout ({attempt.boot_timeout_s:g} s)"
                 yield Stop(attempt.claim, attempt.slot_id, Outcome.LOST, reason)
@@ -255,9 +263,12 @@ class _Starter:
         self._idle = [slot for slot in world.slots if slot.phase is SlotPhase.IDLE and slot.id not in renewed]
         self._booting = [slot.room for slot in world.slots if slot.phase is SlotPhase.BOOTING]
         self._booting += [slot.room for slot in world.slots if slot.id in renewed]
-        self._active = len(world.running)
+        started = [attempt for attempt in world.running if attempt.slot_id is not None]
+        self._active = len(started)
+        self._ahead = len(world.running) - len(started)
+        self._rooms = {slot.room for slot in world.slots if slot.phase is not SlotPhase.BOOTING}
         self._promised = NOTHING
-        for attempt in world.running:
+        for attempt in started:
             if world.now.mono_s - attempt.sent_s < PROMISE_S:
                 self._promised += attempt.need
         self._queues = {
@@ -295,6 +306,10 @@ class _Starter:
     def _next(self, head: Head) -> Begin | Renew | Held:
         """Start this head, prepare a slot for it, or say what holds it."""
         if self._active >= self._policy.width:
+            work = self._world.works[head.run_id, head.stage]
+            plain = not head.tries.resource and not self._alone
+            if plain and self._ahead < self._world.ahead.get(work.kind, 0) and work.room in self._rooms:
+                return Begin(head, None, self._policy.need, alone=False)
             reason = f"waits for a slot: all {self._policy.width} run"
             return Held(head.run_id, Hold("slots", 1, reason))
         alone = runs_alone(head.tries)
@@ -338,6 +353,9 @@ class _Starter:
         return Held(head.run_id, Hold("worker", 1, "waits for a worker: none is free"))
 
     def _take(self, begin: Begin) -> None:
+        if begin.slot_id is None:
+            self._ahead += 1
+            self._active -= 1  # `_count` adds one, but no slot is taken
         self._idle = [slot for slot in self._idle if slot.id != begin.slot_id]
         self._promised += begin.need
         self._alone = self._alone or begin.alone

@@ -22,7 +22,7 @@ from batt_supervisor.config import RELOADABLE, Settings, load
 from batt_supervisor.core.model import Room
 from batt_supervisor.daemon import logs, recover, threads
 from batt_supervisor.daemon.describe import describe
-from batt_supervisor.daemon.loop import Loop, RunChanged, StopAsked
+from batt_supervisor.daemon.loop import Loop
 from batt_supervisor.daemon.notify import Notifier
 from batt_supervisor.daemon.statedir import StateDir, hold
 from batt_supervisor.errors import BattError
@@ -146,8 +146,8 @@ class Daemon:
         return Service(
             store=self._store,
             settings=lambda: self._settings,
-            run_changed=lambda run_id: loop.post(RunChanged(run_id)),
-            stop_asked=lambda task_id: loop.post(StopAsked(task_id)),
+            run_changed=loop.run_changed,
+            stop_asked=loop.stop_asked,
             describe=lambda: describe(self._settings, loop.snapshot, self._started_ms),
             holds=lambda: loop.snapshot.holds,
             draining=lambda: loop.snapshot.draining,

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import Future
-from contextlib import suppress
-from functools import partial
 
 import structlog
 
-from batt_supervisor.core.lifecycle import State
 from batt_supervisor.core.recovery import recover
 from batt_supervisor.daemon.statedir import StateDir
-from batt_supervisor.errors import ClaimLost
 from batt_supervisor.pool import kill, launch, proc
 from batt_supervisor.store import Store, moves
 
@@ -48,15 +43,13 @@ def write_off(store: Store) -> int:
     reader = store.reader()
     live = reader.live()
     runs = {row.id: reader.stages(row) for row in reader.open_runs()}
-    futures: list[Future[State]] = []
+    reader.close()
+    ends = []
     for attempt, stage in live:
         found = recover(attempt, runs[attempt.run_id][stage].work.limits)
-        settle = partial(moves.settle, held=attempt.claim, ending=found.ending, verdict=found.verdict)
-        futures.append(store.writer.submit(settle))
-    for future in futures:
-        with suppress(ClaimLost):
-            future.result()
-    reader.close()
+        ends.append(moves.Settlement(attempt.claim, found.ending, found.verdict))
+    if ends:
+        store.writer.submit(lambda tx: moves.settle(tx, ends)).result()
     if live:
         log.warning("attempts of an earlier battd written off", attempts=len(live))
     return len(live)

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Container
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from typing import Final
 
+import structlog
+
+from batt_supervisor.clock import Now
 from batt_supervisor.core.lifecycle import OPEN, State
-from batt_supervisor.core.model import Head
-from batt_supervisor.core.plan import RunView
+from batt_supervisor.core.model import Head, Work
+from batt_supervisor.core.plan import Closing, RunView
+from batt_supervisor.daemon.outbox import Outbox
+from batt_supervisor.store import moves, submit
 from batt_supervisor.store.read import Reader, RunRow, StageRow
+from batt_supervisor.store.writer import Transaction
 
 WINDOW: Final = 64
 """Queued tasks of a run that are kept in memory, without their arguments."""
+
+SUBMISSION_TTL_MS: Final = 3_600_000
+"""A submission nobody has gone on with for so long is given up."""
+
+log = structlog.get_logger("runs")
 
 
 @dataclass(slots=True)
@@ -23,7 +34,7 @@ class OpenRun:
     Attributes:
         queue: Its first queued tasks.
         dirty: The store may have queued tasks that are not in `queue`.
-        touched: The store has changed something of it since `settled_stages` looked.
+        touched: The store has changed something of it since it was last tidied.
         busy: An operation that closes or releases some of its tasks is on its way to the writer.
     """
 
@@ -60,3 +71,148 @@ class OpenRun:
             for stage in self.stages
             if stage.number in waiting and not any(open_counts.get(number) for number in stage.after)
         ]
+
+
+class OpenRuns:
+    """All open runs, and everything that moves their tasks without an attempt.
+
+    Attributes:
+        works: The work of each (run, stage).
+        changed: Tasks may have become ready since this was last reset.
+        next_due_ms: When the first scheduled task may be queued.
+    """
+
+    def __init__(self, reader: Reader, outbox: Outbox) -> None:
+        self._reader, self._outbox = reader, outbox
+        self._runs: dict[int, OpenRun] = {}
+        self.works: dict[tuple[int, int], Work] = {}
+        self.changed = True
+        self.next_due_ms = reader.next_due_ms()
+        self._promoting = False
+        self._next_expiry_ms = 0
+        for row in reader.open_runs():
+            self._adopt(row)
+
+    def get(self, run_id: int) -> OpenRun | None:
+        return self._runs.get(run_id)
+
+    def views(self) -> list[RunView]:
+        return [run.view for run in self._runs.values()]
+
+    def heads(self, taken: Container[int]) -> dict[int, deque[Head]]:
+        """The front of each run's queue, read again where it has run empty."""
+        for run in self._runs.values():
+            run.refill(self._reader, taken)
+        return {run.row.id: run.queue for run in self._runs.values() if run.queue}
+
+    def take(self, head: Head) -> None:
+        """This task is being claimed."""
+        self._runs[head.run_id].queue.remove(head)
+
+    def touched(self, run_ids: set[int]) -> None:
+        """The writer's thread: these runs' tasks have moved."""
+        for run_id in run_ids:
+            run = self._runs.get(run_id)
+            if run is not None:
+                run.touched = True
+
+    def queued(self, run_id: int) -> None:
+        """A task of this run is queued again."""
+        run = self._runs.get(run_id)
+        if run is not None:
+            run.dirty = self.changed = True
+
+    def scheduled(self, due_ms: int) -> None:
+        """A task may be queued at that time."""
+        self.next_due_ms = min(self.next_due_ms or due_ms, due_ms)
+
+    def read(self, run_id: int) -> None:
+        """Somebody changed this run's own row: it was sealed, is to be closed, or takes tasks again."""
+        self.changed = True
+        row = self._reader.run(run_id)
+        if row is None or row.sealed_at_ms is None or row.ended_at_ms is not None:
+            self._drop(run_id)
+            return
+        known = self._runs.get(run_id)
+        if known is None:
+            self._adopt(row)
+            return
+        known.row, known.dirty, known.touched = row, True, True
+        if row.closing:
+            known.queue.clear()
+
+    def close(self, run_id: int, why: Closing) -> None:
+        """Let nothing more of a run start."""
+        log.info("run's deadline passed", run=f"r{run_id}")
+        self._outbox.write(lambda tx: moves.ask_close(tx, run_id, why), lambda count, now: self.read(run_id))
+
+    def tidy(self, now: Now, in_flight: Container[int]) -> None:
+        """Queue what is due, go on closing and releasing, notice runs that have ended.
+
+        Args:
+            in_flight: Runs with an attempt in hand: they have not ended.
+        """
+        if self.next_due_ms is not None and now.wall_ms >= self.next_due_ms and not self._promoting:
+            self._promoting = True
+            self._outbox.write(moves.promote, self._promoted, self._not_promoted)
+        if now.wall_ms >= self._next_expiry_ms:
+            self._next_expiry_ms = now.wall_ms + SUBMISSION_TTL_MS // 4
+            self._outbox.write(lambda tx: submit.expire_unsealed(tx, SUBMISSION_TTL_MS), lambda count, now: None)
+        for run in list(self._runs.values()):
+            if run.touched and not run.busy:
+                self._tidy_run(run, idle=run.row.id not in in_flight)
+
+    def _adopt(self, row: RunRow) -> None:
+        run = self._runs[row.id] = OpenRun(row, self._reader.stages(row))
+        self.works |= {(row.id, stage.number): stage.work for stage in run.stages}
+
+    def _drop(self, run_id: int) -> None:
+        run = self._runs.pop(run_id, None)
+        for stage in run.stages if run else ():
+            del self.works[run_id, stage.number]
+
+    def _tidy_run(self, run: OpenRun, *, idle: bool) -> None:
+        run_id, why = run.row.id, run.row.closing
+        if why is not None:
+            self._some(run, lambda tx: moves.close_some(tx, run_id, why))
+            return
+        if len(run.stages) > 1:
+            run.touched = False
+            due = run.stages_due(self._reader)
+            if due:
+                self._some(run, lambda tx: moves.release(tx, run_id, due[0]))
+                return
+        if idle and not run.queue:
+            run.touched = False
+            self._look_at_end(run)
+
+    def _some(self, run: OpenRun, operation: Callable[[Transaction], int]) -> None:
+        """Run a chunked operation; it is repeated until it finds nothing to do."""
+        run.busy, run.touched = True, False
+
+        def done(count: int, now: Now) -> None:
+            run.busy, run.dirty, run.touched = False, True, count > 0
+            self.changed = True
+            if not count:
+                self._look_at_end(run)
+
+        def failed(error: Exception, now: Now) -> None:
+            run.busy, run.touched = False, True
+
+        self._outbox.write(operation, done, failed)
+
+    def _look_at_end(self, run: OpenRun) -> None:
+        row = self._reader.run(run.row.id)
+        if row is None or row.ended_at_ms is not None:
+            self._drop(run.row.id)
+            if row is not None:
+                log.info("run ended", run=f"r{run.row.id}", name=run.row.name)
+
+    def _promoted(self, run_ids: set[int], now: Now) -> None:
+        self._promoting = False
+        for run_id in run_ids:
+            self.queued(run_id)
+        self.next_due_ms = self._reader.next_due_ms()
+
+    def _not_promoted(self, error: Exception, now: Now) -> None:
+        self._promoting = False

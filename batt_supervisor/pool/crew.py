@@ -6,7 +6,7 @@ import itertools
 import os
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -124,6 +124,7 @@ class Crew:
         self._exits: list[Exit] = []
         self._target = 0
         self._closed = False
+        self._moved = True
         self.resize(width, now_s)
 
     def put(self, event: Answered | Launched | Unbuilt) -> None:
@@ -134,15 +135,16 @@ class Crew:
     # protocol.Pool
 
     def descriptors(self) -> Sequence[int]:
-        alive = (slot.process for slot in self._slots.values() if slot._died_s is None)
-        return [self._wake, *(process.pidfd for process in alive if process is not None)]
+        return [self._wake, *(slot.process.pidfd for slot in self._slots.values() if slot.process and slot.living())]
 
-    def poll(self, now_s: float) -> list[Exit]:
-        with suppress(BlockingIOError):
-            os.eventfd_read(self._wake)
+    def poll(self, now_s: float, ready: Container[int]) -> list[Exit]:
+        if self._wake in ready:
+            with suppress(BlockingIOError):
+                os.eventfd_read(self._wake)
         deaths = False
         for slot in self._slots.values():
-            if slot.process is not None and slot._died_s is None and slot.process.exit_code() is not None:
+            process = slot.process
+            if process is not None and process.pidfd in ready and slot.living() and process.exit_code() is not None:
                 slot.on_death(now_s)
                 deaths = True
         exits, self._exits = self._exits, []
@@ -174,8 +176,10 @@ class Crew:
             return None  # of a slot that was thrown away
         match event:
             case Launched():
+                self._moved = True
                 return event.slot.on_launched(event.process, next(self._serials), now_s)
             case Answered():
+                self._moved = self._moved or event.slot.phase is SlotPhase.BOOTING
                 return event.slot.on_answer(event)
             case Unbuilt():
                 pause_s = min(self._refused.get(event.slot.id, (0.0, REBUILD_S[0] / 2, ""))[1] * 2, REBUILD_S[1])
@@ -186,6 +190,7 @@ class Crew:
 
     def _replace(self, slot: Slot, now_s: float) -> None:
         """Throw a slot away and have another built in its place."""
+        self._moved = True
         del self._slots[slot.id]
         self.reaper.add(slot)
         # A slot that breaks at once, again and again, must not keep the builder busy for ever.
@@ -209,6 +214,14 @@ class Crew:
 
     def slots(self) -> Sequence[SlotView]:
         return [slot.view() for slot in self._slots.values()]
+
+    def slot(self, slot_id: int) -> SlotView | None:
+        slot = self._slots.get(slot_id)
+        return slot.view() if slot else None
+
+    def moved(self) -> bool:
+        moved, self._moved = self._moved, False
+        return moved
 
     def status(self) -> Sequence[SlotStatus]:
         return [
@@ -239,8 +252,8 @@ class Crew:
 
     def end(self, slot_id: int, serial: int) -> None:
         slot = self._slots.get(slot_id)
-        if slot is not None and slot._serial == serial:
-            slot.end()
+        if slot is not None:
+            slot.end(serial)
 
     def renew(self, slot_id: int, room: Room) -> None:
         slot = self._slots[slot_id]

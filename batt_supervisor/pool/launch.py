@@ -20,7 +20,7 @@ from multiprocessing import connection
 from multiprocessing.context import reduction, set_spawning_popen  # type: ignore[attr-defined]
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 import worker
 from batt_supervisor.core.model import Room, WorkerId
@@ -70,10 +70,12 @@ class Process:
 
     Attributes:
         pidfd: Readable once the process has ended.
+        log_fd: Its log, to ask for its size.
     """
 
     id: WorkerId
     pidfd: int
+    log_fd: int
     board: board.Board
     _child: subprocess.Popen[bytes]
 
@@ -83,6 +85,7 @@ class Process:
 
     def close(self) -> None:
         os.close(self.pidfd)
+        os.close(self.log_fd)
         self.board.close()
 
 
@@ -138,9 +141,10 @@ class Launcher:
     def Process(self, **given: Any) -> WorkerProcess:
         return WorkerProcess(lambda process: _Started(process, self), **given)
 
-    def open_log(self) -> tuple[str, IO[bytes]]:
+    def open_log(self) -> tuple[str, int]:
+        """A new log's name and descriptor."""
         name = f"worker-{os.getpid()}-{self.registry.number()}.log"
-        return name, open(self.places.logs / name, "ab", buffering=0)
+        return name, os.open(self.places.logs / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
     def environment(self) -> dict[str, str]:
         """What the next worker sees."""
@@ -154,25 +158,24 @@ class _Started:
 
     def __init__(self, process: BaseProcess, launcher: Launcher) -> None:
         self._fds: list[int] = []
-        log, output = launcher.open_log()
+        log, log_fd = launcher.open_log()
         board_fd = board.create()
         read_fd, write_fd = os.pipe()
-        opened = [board_fd, read_fd, write_fd]
+        opened = [log_fd, board_fd, read_fd, write_fd]
         try:
-            with output:
-                request = self._pickled(process, launcher, board_fd)
-                with launcher.registry.lock:
-                    self._child = subprocess.Popen(
-                        [sys.executable, "-P", f"{ROOT}/worker/boot.py", ROOT, str(read_fd), str(os.getpid())],
-                        stdin=subprocess.DEVNULL,
-                        stdout=output,
-                        stderr=output,
-                        cwd="/",
-                        env=launcher.environment(),
-                        pass_fds=[*self._fds, board_fd, read_fd],
-                        start_new_session=True,
-                    )
-                    launcher.registry.add(self._child)
+            request = self._pickled(process, launcher, board_fd)
+            with launcher.registry.lock:
+                self._child = subprocess.Popen(
+                    [sys.executable, "-P", f"{ROOT}/worker/boot.py", ROOT, str(read_fd), str(os.getpid())],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log_fd,
+                    stderr=log_fd,
+                    cwd="/",
+                    env=launcher.environment(),
+                    pass_fds=[*self._fds, board_fd, read_fd],
+                    start_new_session=True,
+                )
+                launcher.registry.add(self._child)
             self.pid = self._child.pid
             self.sentinel = os.pidfd_open(self.pid)
             weakref.finalize(self, os.close, self.sentinel)
@@ -180,7 +183,7 @@ class _Started:
             os.write(write_fd, request)
             found = proc.stat(self.pid)
             started = WorkerId(self.pid, found.started if found else 0, log)
-            launched = Process(started, os.dup(self.sentinel), board.Board(board_fd), self._child)
+            launched = Process(started, os.dup(self.sentinel), os.dup(log_fd), board.Board(board_fd), self._child)
         finally:
             for fd in opened:
                 os.close(fd)

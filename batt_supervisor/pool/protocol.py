@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -34,7 +34,8 @@ class Exit:
         ended_s: When its process was seen to be dead, monotonic; None while that lives.
         broken: Why the slot, not the task, ended it; empty otherwise.
         cpu_s: CPU seconds of the attempt's whole tree, when it was ended from outside.
-        log: Name of the worker's log, and the bytes of it that are this attempt's.
+        worker: The worker that had it; None where the slot had none.
+        log_from: First byte of the worker's log that is this attempt's; it ends before `log_to`.
     """
 
     slot_id: int
@@ -46,7 +47,7 @@ class Exit:
     broken: str = ""
     cpu_s: float | None = None
     peak_memory_bytes: int | None = None
-    log: str = ""
+    worker: WorkerId | None = None
     log_from: int = 0
     log_to: int = 0
 
@@ -67,11 +68,20 @@ class Pool(Protocol):
     def descriptors(self) -> Sequence[int]:
         """File descriptors that become readable when `poll` has something to do."""
 
-    def poll(self, now_s: float) -> list[Exit]:
-        """Attempts that have ended since the last call; also keeps the slots in repair."""
+    def poll(self, now_s: float, ready: Container[int]) -> list[Exit]:
+        """Attempts that have ended since the last call; also keeps the slots in repair.
+
+        `ready` are those of `descriptors` that were found readable.
+        """
 
     def slots(self) -> Sequence[SlotView]:
         """Every slot that is there, ready or not."""
+
+    def slot(self, slot_id: int) -> SlotView | None:
+        """One of them."""
+
+    def moved(self) -> bool:
+        """Whether a slot has become idle, or has come or gone, since this was last asked."""
 
     def status(self) -> Sequence[SlotStatus]:
         """The same for people."""

@@ -197,7 +197,7 @@ class Slot:
             broken=self.trouble if exit_code is None else "",
             cpu_s=max(0.0, self._killed.cpu_s - self._cpu_before_s) if self._killed else None,
             peak_memory_bytes=self._killed.peak_memory_bytes if self._killed else None,
-            log=process.id.log if process else "",
+            worker=process.id if process else None,
             log_from=self._log_from,
             log_to=self._log_size(),
         )
@@ -227,10 +227,14 @@ class Slot:
         self._cpu_before_s = call[1]
         return call[0]
 
-    def end(self) -> None:
-        """Kill the worker's tree. Its death is reported by its pidfd."""
-        if self.process is not None and self._died_s is None:
-            self.called(self._serial)
+    def living(self) -> bool:
+        """Whether its worker's process has not been seen to end."""
+        return self._died_s is None
+
+    def end(self, serial: int) -> None:
+        """Kill the worker's tree, if it is still at this request. Its death is reported by its pidfd."""
+        if self.process is not None and self._died_s is None and self._serial == serial:
+            self.called(serial)
             self._killed = kill.end_tree(self.process.id.pid)
 
     def renew(self, room: Room, pill: int, now_s: float) -> None:
@@ -265,12 +269,7 @@ class Slot:
         self._inbox(Answered(self, serial, None if error else future.result(), error))
 
     def _log_size(self) -> int:
-        if self.process is None:
-            return 0
-        try:
-            return (self._launcher.places.logs / self.process.id.log).stat().st_size
-        except OSError:
-            return 0
+        return os.fstat(self.process.log_fd).st_size if self.process is not None else 0
 
     def _spent(self) -> str:
         if self.phase is not SlotPhase.IDLE:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Final
 
-from batt_supervisor.core.lifecycle import LIVE, SETTLED, TRANSITIONS, Event, State, advance
+from batt_supervisor.core.lifecycle import SETTLED, TRANSITIONS, Event, State, advance
 from batt_supervisor.core.model import Claim, Ending, Outcome, WorkerId
 from batt_supervisor.core.plan import Closing
 from batt_supervisor.core.retry import Verdict
-from batt_supervisor.errors import ClaimLost, Refused
+from batt_supervisor.errors import Refused
 from batt_supervisor.store.writer import Transaction
 
 CHUNK: Final = 2_000
@@ -19,95 +19,160 @@ CHUNK: Final = 2_000
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed:
-    """A task claimed for an attempt, with what the worker needs."""
+class Place:
+    """Where an attempt ran, and where its output lies: bytes of the worker's log below logs/."""
 
-    claim: Claim
-    args: str
+    worker: WorkerId
+    log_from: int
+    log_to: int
 
 
 @dataclass(frozen=True, slots=True)
-class LogSpan:
-    """Where an attempt's output lies: bytes of a file below logs/."""
+class Wanted:
+    """A queued task that an attempt is to take: it has had `attempt` attempts, and `worker` will have the next."""
 
-    log: str
-    start: int
-    end: int
+    task_id: int
+    attempt: int
+    worker: WorkerId | None
 
 
-def claim(tx: Transaction, task_id: int, attempt: int, worker: WorkerId | None) -> Claimed:
-    """Make a queued task this attempt's, before any worker hears of it.
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """The end of an attempt, and what becomes of its task."""
 
-    Args:
-        attempt: How many attempts it has had so far; the new one is the next.
+    claim: Claim
+    ending: Ending
+    verdict: Verdict
+    place: Place | None = None
 
-    Raises:
-        ClaimLost: The task is no longer queued, or has had another attempt.
+
+# Claims and ends come in batches, each step of a batch being one statement: Python's sqlite3 gives the interpreter lock
+# up around every statement, and a writer that has to win it back for every row would be the slowest part of battd.
+
+
+def claim(tx: Transaction, wanted: Sequence[Wanted]) -> dict[int, str]:
+    """Make queued tasks these attempts', before any worker hears of them.
+
+    Returns:
+        For each task that was claimed, by id, its arguments. A task that is no longer queued, or has had another
+        attempt since, is not in it, and nothing of it was changed.
     """
-    row = tx.db.execute(
-        "UPDATE tasks SET state = ?, attempt = attempt + 1, moved_at_ms = ? "
-        "WHERE id = ? AND attempt = ? AND state = ? RETURNING run_id, stage, args",
-        (advance(State.QUEUED, Event.CLAIM), tx.now_ms, task_id, attempt, State.QUEUED),
-    ).fetchone()
-    if row is None:
-        raise ClaimLost(task_id, attempt + 1)
-    run_id, stage, args = row
+    keys = json.dumps([(want.task_id, want.attempt) for want in wanted])
+    rows = json.loads(
+        tx.db.execute(
+            "SELECT json_group_array(json_array(t.id, t.run_id, t.stage, t.args)) FROM json_each(?) j "
+            "JOIN tasks t ON t.id = j.value ->> 0 AND t.attempt = j.value ->> 1 AND t.state = 'queued'",
+            (keys,),
+        ).fetchone()[0]
+    )
+    tx.db.execute(
+        "UPDATE tasks SET state = ?, attempt = tasks.attempt + 1, moved_at_ms = ? FROM json_each(?) j "
+        "WHERE tasks.id = j.value ->> 0 AND tasks.attempt = j.value ->> 1 AND tasks.state = ?",
+        (advance(State.QUEUED, Event.CLAIM), tx.now_ms, keys, State.QUEUED),
+    )
+    claimed = {row[0]: row[3] for row in rows}
+    attempts = [
+        (
+            want.task_id,
+            want.attempt + 1,
+            *((want.worker.pid, want.worker.started, want.worker.log) if want.worker else ()),
+        )
+        for want in wanted
+        if want.task_id in claimed
+    ]
     tx.db.execute(
         "INSERT INTO attempts (task_id, number, claimed_at_ms, worker_pid, worker_started, log) "
-        "VALUES (?, ?, ?, ?, ?, ?)",
-        (
-            task_id, attempt + 1, tx.now_ms, worker.pid if worker else None, worker.started if worker else None,
-            worker.log if worker else None,
-        ),
-    )  # fmt: skip
-    tx.tally(run_id, stage, State.QUEUED, None, -1)
-    tx.tally(run_id, stage, State.RUNNING, None, 1)
-    return Claimed(Claim(task_id, attempt + 1), args)
+        "SELECT value ->> 0, value ->> 1, ?, value ->> 2, value ->> 3, value ->> 4 FROM json_each(?)",
+        (tx.now_ms, json.dumps(attempts)),
+    )
+    for _, run_id, stage, _ in rows:
+        tx.tally(run_id, stage, State.QUEUED, None, -1)
+        tx.tally(run_id, stage, State.RUNNING, None, 1)
+    return claimed
 
 
-def settle(tx: Transaction, held: Claim, ending: Ending, verdict: Verdict, span: LogSpan | None = None) -> State:
-    """Write the end of an attempt, its result and what becomes of the task, if the attempt still holds it.
+def settle(tx: Transaction, settlements: Sequence[Settlement]) -> dict[Claim, State]:
+    """Write ends of attempts, their results and what becomes of their tasks, where the attempt still holds its task.
 
-    Raises:
-        ClaimLost: The task moved on without this attempt; nothing is written.
+    Returns:
+        The state each task is in now, by claim. A task that moved on without its attempt is not in it, and nothing of
+        that attempt was written.
     """
-    row = tx.db.execute(
-        "SELECT run_id, stage, state FROM tasks WHERE id = ? AND attempt = ?", (held.task_id, held.attempt)
-    ).fetchone()
-    if row is None or row[2] not in LIVE:
-        raise ClaimLost(held.task_id, held.attempt)
-    run_id, stage, was = row[0], row[1], State(row[2])
-    now_is = advance(was, verdict.event)
-    settled = now_is in SETTLED
-    reason = "; ".join(part for part in (ending.reason, verdict.reason) if part)
-    outcome = Outcome.CANCELLED if now_is is State.CANCELLED else ending.outcome
-    run_at_ms = tx.now_ms + round(verdict.delay_s * 1000) if now_is is State.SCHEDULED else None
-    tx.db.execute(
-        "UPDATE tasks SET state = ?, moved_at_ms = ?, run_at_ms = ?, charged = ?, resource = ?, uncharged = ?, "
-        "outcome = ?, reason = ?, settled_seq = ? WHERE id = ? AND attempt = ? AND state = ?",
-        (
-            now_is, tx.now_ms, run_at_ms, verdict.tries.charged, verdict.tries.resource, verdict.tries.uncharged,
-            outcome, reason, tx.next_settled() if settled else None, held.task_id, held.attempt, was,
-        ),
-    )  # fmt: skip
-    tx.db.execute(
-        "UPDATE attempts SET ended_at_ms = ?, outcome = ?, reason = ?, wall_s = ?, cpu_s = ?, peak_memory_bytes = ?, "
-        "exit_code = ?, signal = ?, error = ?, log = coalesce(?, log), log_from = ?, log_to = ? "
-        "WHERE task_id = ? AND number = ?",
-        (
-            tx.now_ms, ending.outcome, reason, ending.wall_s, ending.cpu_s, ending.peak_memory_bytes,
-            ending.exit_code, ending.signal, json.dumps(asdict(ending.error)) if ending.error else None,
-            span.log if span else None, span.start if span else None, span.end if span else None,
-            held.task_id, held.attempt,
-        ),
-    )  # fmt: skip
-    if now_is is State.SUCCEEDED:
+    keys = json.dumps([(one.claim.task_id, one.claim.attempt) for one in settlements])
+    rows = json.loads(
         tx.db.execute(
-            "INSERT INTO results VALUES (?, ?, ?, ?)", (held.task_id, held.attempt, ending.value, ending.value_file)
+            "SELECT json_group_array(json_array(t.id, t.run_id, t.stage, t.state)) FROM json_each(?) j "
+            "JOIN tasks t ON t.id = j.value ->> 0 AND t.attempt = j.value ->> 1 AND t.state IN ('running', 'stopping')",
+            (keys,),
+        ).fetchone()[0]
+    )
+    held = {task_id: (run_id, stage, State(state)) for task_id, run_id, stage, state in rows}
+    moves: list[tuple[object, ...]] = []
+    ends: list[tuple[object, ...]] = []
+    results: list[tuple[object, ...]] = []
+    states: dict[Claim, State] = {}
+    for one in settlements:
+        if one.claim.task_id not in held:
+            continue
+        run_id, stage, was = held[one.claim.task_id]
+        now_is = states[one.claim] = advance(was, one.verdict.event)
+        settled = now_is in SETTLED
+        outcome = Outcome.CANCELLED if now_is is State.CANCELLED else one.ending.outcome
+        reason = "; ".join(part for part in (one.ending.reason, one.verdict.reason) if part)
+        due_ms = tx.now_ms + round(one.verdict.delay_s * 1000) if now_is is State.SCHEDULED else None
+        tries = one.verdict.tries
+        moves.append(
+            (
+                one.claim.task_id, one.claim.attempt, was, now_is, due_ms,
+                tries.charged, tries.resource, tries.uncharged, outcome, reason, tx.next_settled() if settled else None,
+            )
+        )  # fmt: skip
+        ends.append((one.claim.task_id, one.claim.attempt, reason, *_end(one)))
+        if now_is is State.SUCCEEDED:
+            results.append((one.claim.task_id, one.claim.attempt, one.ending.value, one.ending.value_file))
+        tx.tally(run_id, stage, was, None, -1)
+        tx.tally(run_id, stage, now_is, outcome if settled else None, 1)
+    _write_settled(tx, moves, ends, results)
+    return states
+
+
+def _end(one: Settlement) -> tuple[object, ...]:
+    ending, place = one.ending, one.place
+    where = (place.worker.pid, place.worker.started, place.worker.log, place.log_from, place.log_to) if place else ()
+    error = json.dumps(asdict(ending.error)) if ending.error else None
+    return (
+        ending.outcome, ending.wall_s, ending.cpu_s, ending.peak_memory_bytes, ending.exit_code, ending.signal, error,
+        *where,
+    )  # fmt: skip
+
+
+def _write_settled(
+    tx: Transaction,
+    moves: list[tuple[object, ...]],
+    ends: list[tuple[object, ...]],
+    results: list[tuple[object, ...]],
+) -> None:
+    tx.db.execute(
+        "UPDATE tasks SET state = j.value ->> 3, moved_at_ms = ?, run_at_ms = j.value ->> 4, charged = j.value ->> 5, "
+        "resource = j.value ->> 6, uncharged = j.value ->> 7, outcome = j.value ->> 8, reason = j.value ->> 9, "
+        "settled_seq = j.value ->> 10 FROM json_each(?) j "
+        "WHERE tasks.id = j.value ->> 0 AND tasks.attempt = j.value ->> 1 AND tasks.state = j.value ->> 2",
+        (tx.now_ms, json.dumps(moves)),
+    )
+    tx.db.execute(
+        "UPDATE attempts SET ended_at_ms = ?, reason = j.value ->> 2, outcome = j.value ->> 3, wall_s = j.value ->> 4, "
+        "cpu_s = j.value ->> 5, peak_memory_bytes = j.value ->> 6, exit_code = j.value ->> 7, signal = j.value ->> 8, "
+        "error = j.value ->> 9, worker_pid = coalesce(j.value ->> 10, worker_pid), "
+        "worker_started = coalesce(j.value ->> 11, worker_started), log = coalesce(j.value ->> 12, log), "
+        "log_from = j.value ->> 13, log_to = j.value ->> 14 FROM json_each(?) j "
+        "WHERE attempts.task_id = j.value ->> 0 AND attempts.number = j.value ->> 1",
+        (tx.now_ms, json.dumps(ends)),
+    )
+    if results:
+        tx.db.execute(
+            "INSERT INTO results SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(?)",
+            (json.dumps(results),),
         )
-    tx.tally(run_id, stage, was, None, -1)
-    tx.tally(run_id, stage, now_is, outcome if settled else None, 1)
-    return now_is
 
 
 def promote(tx: Transaction) -> set[int]:
@@ -177,7 +242,8 @@ def retry_some(tx: Transaction, run_id: int, task_id: int | None, states: Iterab
     if moved:
         tx.db.execute(
             "UPDATE runs SET ended_at_ms = NULL, closing = NULL, deadline_cut = 0, "
-            "deadline_at_ms = CAST(? + deadline_s * 1000 AS INTEGER) WHERE id = ? AND (ended_at_ms IS NOT NULL OR closing IS NOT NULL)",
+            "deadline_at_ms = CAST(? + deadline_s * 1000 AS INTEGER) WHERE id = ? "
+            "AND (ended_at_ms IS NOT NULL OR closing IS NOT NULL)",
             (tx.now_ms, run_id),
         )
     return moved

@@ -87,6 +87,9 @@ _OPEN_LEFT: Final = (
 Operation = Callable[[Transaction], T]
 
 
+Item = tuple[Operation[object], Future[object]]
+
+
 class Writer:
     """Runs operations in order, grouped into transactions.
 
@@ -97,7 +100,7 @@ class Writer:
 
     def __init__(self, db: sqlite3.Connection, on_commit: Callable[[set[int]], None] = lambda runs: None) -> None:
         self._db = db
-        self._queue: SimpleQueue[tuple[Operation[object], Future[object]] | None] = SimpleQueue()
+        self._queue: SimpleQueue[list[Item] | None] = SimpleQueue()
         self.on_commit = on_commit
         self.beat_s = time.monotonic()
 
@@ -107,8 +110,12 @@ class Writer:
         The future raises what the operation raised (nothing of it is kept then), or StoreUnavailable.
         """
         future: Future[T] = Future()
-        self._queue.put((operation, future))  # type: ignore[arg-type]
+        self.submit_all([(operation, future)])  # type: ignore[list-item]
         return future
+
+    def submit_all(self, items: list[Item]) -> None:
+        """Queue several operations, each with its future, for one transaction."""
+        self._queue.put(items)
 
     def stop(self) -> None:
         """Ask the thread to end once everything queued so far is written."""
@@ -127,7 +134,7 @@ class Writer:
             if self._group(first):
                 return
 
-    def _group(self, first: tuple[Operation[object], Future[object]]) -> bool:
+    def _group(self, first: list[Item]) -> bool:
         """Run one transaction; whether a stop was met."""
         stopping = False
         answers: list[tuple[Future[object], object, Exception | None]] = []
@@ -136,24 +143,24 @@ class Writer:
             self._db.execute("BEGIN IMMEDIATE")
             transaction = Transaction(self._db, time.time_ns() // 1_000_000)
             until = time.monotonic() + GROUP_S
-            item: tuple[Operation[object], Future[object]] | None = first
-            while item is not None:
-                operation, future = item
-                pending.append(future)
-                answers.append((future, *self._one(transaction, operation)))
+            items: list[Item] | None = first
+            while items is not None:
+                pending += [future for _, future in items]
+                for operation, future in items:
+                    answers.append((future, *self._one(transaction, operation)))
                 if len(pending) >= GROUP_MAX or time.monotonic() > until:
                     break
                 try:
-                    item = self._queue.get_nowait()
+                    items = self._queue.get_nowait()
                 except Empty:
                     break
-                stopping = item is None
+                stopping = items is None
             transaction.close()
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
-            for future in pending or [first[1]]:
+            for future in pending or [future for _, future in first]:
                 future.set_exception(StoreUnavailable(f"the store cannot write: {error}"))
             return stopping
         # Told first, so that a caller that goes on at once already finds it done.
