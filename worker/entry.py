@@ -15,10 +15,13 @@ from typing import Any
 from worker import fresh, guard, isolate, meter, report
 from worker.board import Board
 
+MODULES_MAX = 20
+"""More than this many would take too much of a report's space."""
+
 
 @dataclass
 class Worker:
-    """What this process was started with.
+    """What this process was started with, and what it remembers between requests.
 
     Attributes:
         room_error: Why its directory could not be entered; every attempt then fails with it.
@@ -39,30 +42,38 @@ here: Worker = None  # type: ignore[assignment]
 """Set by `worker.boot` before the first request."""
 
 
-def serve(frame: bytes) -> bytes:
-    """Do what a request says.
+def serve(frame: bytes) -> None:
+    """Do what a request says; what came of it lies on the board then.
 
     Args:
-        frame: JSON, or `@` and the path of a file that holds it. `op` is `hello`, `call`, `run` or `pill`.
-
-    Returns:
-        JSON: the report, with `serial` of the request. See `worker.report`.
+        frame: JSON, or `@` and the path of a file that holds it: an object with `op`, which is `hello`, `pill`, or
+            `pack` with `items`, the attempts to be made one after another; their `op` is `call` or `run`.
     """
     request = json.loads(_whole(frame))
-    if request["op"] == "hello":
-        return json.dumps({"serial": request["serial"], "outcome": "ok"}).encode()
     if request["op"] == "pill":
         # Time for the pool to note that this request has begun: a pool whose *idle* worker dies is broken for good.
         time.sleep(0.02)
         os.kill(os.getpid(), signal.SIGKILL)
-    told = _attempt(request)
-    told["serial"] = request["serial"]
-    if len(fresh.loaded) != here.reported:
-        told["modules"] = {path: list(stamp) for path, stamp in fresh.loaded.items()}
-    spill = f"{here.results}/{request['task']}-{request['attempt']}.json"
-    data = report.pack(told, spill)
-    here.reported = len(fresh.loaded)
-    return data
+    for item in request.get("items", ()):
+        told = _attempt(item)
+        told["serial"] = item["serial"]
+        if len(fresh.loaded) != here.reported:
+            here.reported = len(fresh.loaded)
+            told |= _modules()
+        here.board.write_report(report.pack(told, f"{here.results}/{item['task']}-{item['attempt']}.json"))
+        if "recycle" in told:
+            return  # what could not be put back must not meet the next attempt, which goes to another worker
+
+
+def _modules() -> dict[str, Any]:
+    """The room's own modules that are loaded, or the name of a file that lists them."""
+    stamps = {path: list(stamp) for path, stamp in fresh.loaded.items()}
+    if len(stamps) <= MODULES_MAX:
+        return {"modules": stamps}
+    name = f"modules-{os.getpid()}.json"
+    with open(f"{here.results}/{name}", "w", encoding="utf-8") as listed:
+        json.dump(stamps, listed)
+    return {"modules_file": name}
 
 
 def _whole(frame: bytes) -> bytes:
@@ -78,6 +89,8 @@ def _attempt(request: dict[str, Any]) -> dict[str, Any]:
     meter.reset_peak()
     began = time.monotonic()
     cpu = meter.cpu_s()
+    log_from = _log_size()
+    here.board.write_begin(request["serial"])
     told: dict[str, Any]
     try:
         if here.room_error is not None:
@@ -90,10 +103,19 @@ def _attempt(request: dict[str, Any]) -> dict[str, Any]:
     told["cpu_s"] = round(meter.cpu_s() - cpu, 6)
     told["peak_memory_bytes"] = max(meter.peak_bytes(), told.get("peak_memory_bytes") or 0)
     recycle = baseline.restore()
+    told["log"] = (log_from, _log_size())
     isolate.end_children()
     if recycle:
         told["recycle"] = recycle
     return told
+
+
+def _log_size() -> int:
+    """How long the worker's log is: its standard output, unless a task has made something else of it."""
+    try:
+        return os.fstat(1).st_size
+    except OSError:
+        return 0
 
 
 def _call(request: dict[str, Any], cpu: float) -> dict[str, Any]:

@@ -10,8 +10,9 @@ import traceback
 from typing import Any
 
 FRAME_MAX = 15_000
-"""Bytes of a report (or a request) that travel through the pool's pipe. Pickled, it stays below the 16,384 bytes up to
-which multiprocessing writes a message in one piece, so that no kill can leave half of one; more goes through a file."""
+"""Bytes of a request in the pool's pipe, and of a report on the board; what is larger goes through a file. Pickled, a
+request of this size stays below the 16,384 bytes up to which multiprocessing writes a message in one piece, so that no
+kill can leave half of one."""
 
 MESSAGE_MAX = 2_000
 TRACEBACK_MAX = 6_000
@@ -114,7 +115,7 @@ def _text(error: BaseException) -> str:
 
 
 def pack(report: dict[str, Any], spill: str) -> bytes:
-    """The report as bytes for the pipe; what is too large for one message goes into the file `spill` first.
+    """The report as bytes for the board; a value that is too large goes into the file `spill` first.
 
     A value in the file is synced and renamed into place, so that the file is whole or absent.
     """
@@ -125,10 +126,9 @@ def pack(report: dict[str, Any], spill: str) -> bytes:
         _write(spill, report["value"].encode())
         report = {**report, "value": None, "file": os.path.basename(spill)}
         data = json.dumps(report, separators=(",", ":")).encode()
-    if len(data) > FRAME_MAX:
+    if len(data) > FRAME_MAX and "error" in report:
         # Only an exception's texts are left to be large: non-ASCII ones take six bytes a character.
-        error = report["error"]
-        short = {key: clip(text, 700) for key, text in error.items()}
+        short = {key: clip(text, 700) for key, text in report["error"].items()}
         data = json.dumps({**report, "error": short}, separators=(",", ":")).encode()
     return data
 

@@ -3,35 +3,24 @@
 from __future__ import annotations
 
 import itertools
-import json
-import shlex
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
 from batt_supervisor.clock import Now
 from batt_supervisor.config import Settings
 from batt_supervisor.core.lifecycle import State
-from batt_supervisor.core.model import NOTHING, Claim, Ending, Head, Outcome, Space, Work, WorkerId
+from batt_supervisor.core.model import NOTHING, Claim, Ending, Outcome, Space, WorkerId
 from batt_supervisor.core.plan import PROMISE_S, Begin, Running, SlotView, Stop
-from batt_supervisor.core.retry import Verdict, judge
+from batt_supervisor.daemon.attempt import Attempt, Settling
 from batt_supervisor.daemon.endings import ending_of
 from batt_supervisor.daemon.outbox import Outbox
+from batt_supervisor.daemon.pace import Pace
 from batt_supervisor.daemon.runs import OpenRuns
 from batt_supervisor.pool.protocol import Exit, Pool, Request
 from batt_supervisor.store import moves
-
-SHORT_S: Final = 0.02
-"""A kind whose attempts take less is claimed ahead of a free slot: the next one then need not wait for the disk."""
-
-AHEAD_S: Final = 0.01
-"""How much work of a short kind is claimed ahead for each slot: what it does while a batch of claims is written."""
-
-AHEAD_MAX: Final = 32
-"""Most attempts that are claimed ahead for each slot; they are what a kill of battd loses beside those that run."""
 
 GATHER_S: Final = 0.003
 """How long claims and ends of short attempts are gathered into one write while slots have work in hand."""
@@ -41,85 +30,9 @@ GATHER_MAX: Final = 64
 PACE_WEIGHT: Final = 0.2
 """How much of a kind's pace the latest attempt makes."""
 
-KINDS_MAX: Final = 1000
-"""Kinds whose pace is remembered."""
-
 SETTLE_RETRY_S: Final = 1.0
 
 log = structlog.get_logger("attempts")
-
-
-@dataclass(slots=True)
-class Attempt:
-    """One attempt from the decision to start it until its end is on disk.
-
-    Attributes:
-        slot_id: None while it was claimed ahead and waits for a slot.
-        since_s: When it was decided on, then when it was sent; monotonic.
-        args: Its arguments as JSON, which come with the claim; None while it is being claimed.
-        serial: Of the request to the slot; 0 until it is sent.
-        called_s: When its function was called; None until the worker says so.
-        stop: The order to end it, once given.
-        stop_asked: Somebody asked for its end; the plan makes the order of it.
-    """
-
-    head: Head
-    work: Work
-    slot_id: int | None
-    need: Space
-    alone: bool
-    since_s: float
-    args: str | None = None
-    serial: int = 0
-    called_s: float | None = None
-    stop: Stop | None = None
-    stop_asked: bool = False
-
-    @property
-    def claim(self) -> Claim:
-        return Claim(self.head.task_id, self.head.attempt + 1)
-
-    def running(self, boot_timeout_s: float) -> Running:
-        """As the plan sees it."""
-        return Running(
-            claim=self.claim,
-            run_id=self.head.run_id,
-            slot_id=self.slot_id,
-            timeout_s=self.work.limits.timeout_s,
-            sent_s=self.since_s,
-            boot_timeout_s=boot_timeout_s,
-            called_s=self.called_s,
-            need=self.need,
-            alone=self.alone,
-            ending=self.stop is not None or self.args is None,
-            stop_asked=self.stop_asked,
-        )
-
-    def request(self) -> dict[str, Any]:
-        """What its worker is told; see `worker.entry`."""
-        args: Any = json.loads(self.args or "[]")
-        work, claim = self.work, self.claim
-        body: dict[str, Any] = {"task": claim.task_id, "attempt": claim.attempt}
-        if work.function is None:
-            return body | {"op": "run", "command": _filled(work, args), "shell": work.shell}
-        soft = {} if work.limits.soft_timeout_s is None else {"soft_timeout_s": work.limits.soft_timeout_s}
-        return body | {"op": "call", "function": work.function, "args": args, **soft}
-
-
-@dataclass(slots=True)
-class Settling:
-    """An end that the store has not acknowledged yet; kept, and tried again, while the store is unavailable."""
-
-    attempt: Attempt
-    ending: Ending
-    place: moves.Place | None
-    retry_at_s: float | None = None
-
-    @property
-    def verdict(self) -> Verdict:
-        """What becomes of the task; the task's id is the seed of its backoff."""
-        head = self.attempt.head
-        return judge(self.ending.outcome, head.tries, self.attempt.work.limits, head.task_id)
 
 
 class Attempts:
@@ -127,7 +40,6 @@ class Attempts:
 
     Attributes:
         changed: A slot has come free for which nothing was claimed ahead, or claims run low: time to plan.
-        started_s: When each run last had a start, monotonic.
         wake_s: Earliest deadline of attempts started since this was last reset.
         draining: Nothing starts any more.
     """
@@ -136,27 +48,30 @@ class Attempts:
         self.settings = settings
         self.changed = True
         self.draining = False
-        self.started_s: dict[int, float] = {}
         self.wake_s = float("inf")
         self._pool, self._outbox, self._runs = pool, outbox, runs
-        self._by_slot: dict[int, Attempt] = {}
+        self._by_slot: dict[int, deque[Attempt]] = {}  # the first is the one its worker is at
         self._ahead: deque[Attempt] = deque()
         self._settling: dict[Claim, Settling] = {}
         self._claims: list[Attempt] = []
         self._ends: list[Settling] = []
         self._gathered_s: float | None = None
-        self._pace_s: dict[str, float] = {}
+        self._pace = Pace()
+        self._aim = 0  # how many attempts the last plan could have claimed ahead
         self._serials = itertools.count(1)
 
     def __iter__(self) -> Iterator[Attempt]:
-        return iter((*self._by_slot.values(), *self._ahead))
+        return iter([*itertools.chain.from_iterable(self._by_slot.values()), *self._ahead])
 
-    def in_slot(self, slot_id: int) -> Attempt | None:
-        return self._by_slot.get(slot_id)
+    def running(self) -> list[Running]:
+        """All of them, as the plan sees them."""
+        boot_timeout_s = self.settings.boot_timeout
+        current = {id(pack[0]) for pack in self._by_slot.values()}
+        return [attempt.running(boot_timeout_s, current=id(attempt) in current) for attempt in self]
 
     def tasks(self) -> dict[int, int]:
-        """The task in each slot."""
-        return {slot_id: attempt.head.task_id for slot_id, attempt in self._by_slot.items()}
+        """The task that each slot is at."""
+        return {slot_id: pack[0].head.task_id for slot_id, pack in self._by_slot.items()}
 
     def runs_in_flight(self) -> set[int]:
         """Runs with an attempt in hand, or with an end that is not on disk yet."""
@@ -167,26 +82,23 @@ class Attempts:
 
     def ahead(self) -> dict[str, int]:
         """For each short kind, how many attempts may be claimed before a slot is free for them."""
-        slots = self.settings.slots
-        return {
-            kind: slots * max(1, min(AHEAD_MAX, round(AHEAD_S / max(pace_s, 1e-6))))
-            for kind, pace_s in self._pace_s.items()
-            if pace_s < SHORT_S
-        }
+        found = self._pace.ahead(self.settings.slots)
+        self._aim = max(found.values(), default=0)
+        return found
 
     def promised(self, now: Now) -> Space:
         """Needs of attempts too young to have taken them."""
         total = NOTHING
-        for attempt in self._by_slot.values():
-            if now.mono_s - attempt.since_s < PROMISE_S:
-                total += attempt.need
+        for pack in self._by_slot.values():
+            if now.mono_s - pack[0].since_s < PROMISE_S:
+                total += pack[0].need
         return total
 
     def look(self) -> None:
         """Learn from the workers' boards which functions have been called."""
-        for slot_id, attempt in self._by_slot.items():
-            if attempt.serial and attempt.called_s is None:
-                attempt.called_s = self._pool.called(slot_id, attempt.serial)
+        for slot_id, pack in self._by_slot.items():
+            if pack[0].serial and pack[0].called_s is None:
+                pack[0].called_s = self._pool.called(slot_id, pack[0].serial)
 
     # Starting
 
@@ -196,11 +108,10 @@ class Attempts:
         attempt = Attempt(
             head, self._runs.works[head.run_id, head.stage], order.slot_id, order.need, order.alone, now.mono_s
         )
-        self.started_s[head.run_id] = now.mono_s
         if order.slot_id is None:
             self._ahead.append(attempt)
         else:
-            self._by_slot[order.slot_id] = attempt
+            self._by_slot[order.slot_id] = deque([attempt])
         self._claims.append(attempt)
 
     def flush(self, now: Now) -> None:
@@ -209,7 +120,7 @@ class Attempts:
             return
         if self._gathered_s is None:
             self._gathered_s = now.mono_s
-        in_hand = len(self._ahead) - len(self._claims)
+        in_hand = sum(attempt.args is not None for attempt in self._ahead)
         gathering = in_hand > self.settings.slots and len(self._claims) + len(self._ends) < GATHER_MAX
         if gathering and not self.draining and now.mono_s - self._gathered_s < GATHER_S:
             self.wake_s = min(self.wake_s, self._gathered_s + GATHER_S)
@@ -226,6 +137,7 @@ class Attempts:
         wanted = [moves.Wanted(one.head.task_id, one.head.attempt, self._worker(one)) for one in claims]
 
         def done(claimed: dict[int, str], now: Now) -> None:
+            self.changed = True  # a slot may have waited for one that was claimed ahead
             for attempt in claims:
                 args = claimed.get(attempt.head.task_id)
                 if args is None:
@@ -247,7 +159,7 @@ class Attempts:
         if attempt.stop is not None or self.draining:
             self._give_back(attempt)
         elif attempt.slot_id is not None:
-            self._send(attempt, attempt.slot_id, now)
+            self._send([attempt], attempt.slot_id, now)
 
     def _unclaimed(self, attempt: Attempt) -> None:
         """It was not claimed: cancelled in the meantime, or the store cannot write. Nothing was started."""
@@ -260,26 +172,36 @@ class Attempts:
         Args:
             fits: Whether the machine has room for one more of what was claimed ahead.
         """
-        policy = self.settings.policy()
-        worn = slot.spent or (policy.max_tasks and slot.served >= policy.max_tasks)
-        if not fits or self.draining or worn or slot.id in self._by_slot or len(self._by_slot) >= policy.width:
+        max_tasks = self.settings.max_tasks
+        worn = slot.spent or (max_tasks and slot.served >= max_tasks)
+        if not fits or self.draining or worn or slot.id in self._by_slot or len(self._by_slot) >= self.settings.slots:
             return False
-        if any(attempt.alone for attempt in self._by_slot.values()):
+        if any(attempt.alone for attempt in self):
             return False
-        for attempt in self._ahead:
-            if attempt.args is not None and attempt.stop is None and attempt.work.room == slot.room:
-                self._ahead.remove(attempt)
-                attempt.slot_id = slot.id
-                self._by_slot[slot.id] = attempt
-                self._send(attempt, slot.id, now)
-                return True
-        return False
+        ready = [one for one in self._ahead if one.args is not None and one.stop is None and one.work.room == slot.room]
+        if not ready:
+            return False
+        size = self._pace.pack(ready[0].work.kind, len(ready), self.settings.slots)
+        if max_tasks:
+            size = min(size, max_tasks - slot.served)
+        pack = [one for one in ready[:size] if one.work.kind == ready[0].work.kind]
+        for attempt in pack:
+            self._ahead.remove(attempt)
+            attempt.slot_id = slot.id
+        self._by_slot[slot.id] = deque(pack)
+        self._send(pack, slot.id, now)
+        return True
 
-    def _send(self, attempt: Attempt, slot_id: int, now: Now) -> None:
-        attempt.serial, attempt.since_s = next(self._serials), now.mono_s
-        soonest_s = min(attempt.work.limits.timeout_s, self.settings.boot_timeout)
-        self.wake_s = min(self.wake_s, now.mono_s + soonest_s)
-        self._pool.send(slot_id, Request(attempt.serial, attempt.request()))
+    def _send(self, pack: list[Attempt], slot_id: int, now: Now) -> None:
+        for attempt in pack:
+            attempt.serial = next(self._serials)
+        self._turn(pack[0], now)
+        self._pool.send(slot_id, [Request(attempt.serial, attempt.request()) for attempt in pack])
+
+    def _turn(self, attempt: Attempt, now: Now) -> None:
+        """Its slot has come to it: its time begins."""
+        attempt.since_s = now.mono_s
+        self.wake_s = min(self.wake_s, now.mono_s + min(attempt.work.limits.timeout_s, self.settings.boot_timeout))
 
     def _forget(self, attempt: Attempt) -> None:
         if attempt.slot_id is None:
@@ -303,7 +225,7 @@ class Attempts:
             if attempt.claim == order.claim:
                 attempt.stop = order
                 if attempt.serial and attempt.slot_id is not None:
-                    self._pool.end(attempt.slot_id, attempt.serial)
+                    self._pool.end(attempt.slot_id, attempt.serial)  # has no effect before its turn in a pack
                 elif attempt.args is not None:
                     self._give_back(attempt)
 
@@ -328,27 +250,39 @@ class Attempts:
 
     def on_exit(self, seen: Exit, now: Now) -> bool:
         """A slot's attempt has ended; whether the slot may take another."""
-        attempt = self._by_slot.get(seen.slot_id)
-        if attempt is None or attempt.serial != seen.serial:
+        pack = self._by_slot.get(seen.slot_id, deque())
+        attempt = next((one for one in pack if one.serial == seen.serial), None)
+        if attempt is None:
             return False
+        pack.remove(attempt)
+        if not pack:
+            del self._by_slot[seen.slot_id]
+        elif not seen.requeue:
+            self._turn(pack[0], now)
+        if seen.requeue:
+            self._requeue(attempt)
+        else:
+            self._end(attempt, seen, now)
+        return not pack
+
+    def _requeue(self, attempt: Attempt) -> None:
+        """Nothing of it has happened, and its claim still holds: it takes the next slot."""
+        attempt.serial, attempt.slot_id = 0, None
+        self._ahead.appendleft(attempt)
+        if self.draining or attempt.stop is not None:
+            self._give_back(attempt)
+
+    def _end(self, attempt: Attempt, seen: Exit, now: Now) -> None:
         called_s = seen.called_s or attempt.called_s
         wall_s = round((seen.ended_s or now.mono_s) - (called_s or attempt.since_s), 6)
         ending = ending_of(seen, attempt.stop, called=called_s is not None, wall_s=wall_s)
-        self._learn(attempt.work.kind, ending.wall_s or wall_s)
-        del self._by_slot[seen.slot_id]
+        self._pace.learn(attempt.work.kind, ending.wall_s or wall_s)
         place = moves.Place(seen.worker, seen.log_from, seen.log_to) if seen.worker else None
         self._settle(Settling(attempt, ending, place))
-        return True
 
     def low(self) -> bool:
         """Whether more should be claimed ahead now."""
-        return len(self._ahead) <= self.settings.slots
-
-    def _learn(self, kind: str, wall_s: float) -> None:
-        if len(self._pace_s) >= KINDS_MAX:
-            self._pace_s.clear()
-        before_s = self._pace_s.get(kind, wall_s)
-        self._pace_s[kind] = before_s + PACE_WEIGHT * (wall_s - before_s)
+        return 2 * len(self._ahead) <= max(self._aim, 2 * self.settings.slots)
 
     def settle_again(self, now: Now) -> None:
         """Try those ends once more that the store could not take."""
@@ -396,11 +330,3 @@ class Attempts:
         elif state is State.SCHEDULED:
             # The row's own time was taken in the writer, a little earlier than this one.
             self._runs.scheduled(now.wall_ms + round(settling.verdict.delay_s * 1000))
-
-
-def _filled(work: Work, args: Any) -> list[str]:
-    """A command's words with `{item}` filled in; quoted where a shell will read it."""
-    if not isinstance(args, dict) or "item" not in args:
-        return list(work.command)
-    item = str(args["item"])
-    return [word.replace("{item}", shlex.quote(item) if work.shell else item) for word in work.command]

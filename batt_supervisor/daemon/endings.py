@@ -26,15 +26,15 @@ def ending_of(seen: Exit, stop: Stop | None, *, called: bool, wall_s: float) -> 
             cpu_s=seen.cpu_s,
             peak_memory_bytes=seen.peak_memory_bytes,
         )
-    if seen.exit_code is None or not called:
+    if seen.exit_code is None or not (called or seen.begun):
         return Ending(Outcome.LOST, seen.broken or "its worker went away before the function was called", wall_s=wall_s)
+    when = "" if called else " while its function was looked for"
     if seen.exit_code < 0:
         name = signal_name(-seen.exit_code)
         unknown = ", sender unknown" if name == "SIGKILL" else ""
-        return Ending(Outcome.CRASHED, f"its process was killed by {name}{unknown}", wall_s=wall_s, signal=name)
-    return Ending(
-        Outcome.CRASHED, f"its process left with exit code {seen.exit_code}", wall_s=wall_s, exit_code=seen.exit_code
-    )
+        return Ending(Outcome.CRASHED, f"its process was killed by {name}{unknown}{when}", wall_s=wall_s, signal=name)
+    reason = f"its process left with exit code {seen.exit_code}{when}"
+    return Ending(Outcome.CRASHED, reason, wall_s=wall_s, exit_code=seen.exit_code)
 
 
 def _reported(report: dict[str, object]) -> Ending:

@@ -159,6 +159,7 @@ class Loop:
     def _look(self, now: Now) -> World:
         self._attempts.look()
         store_works = not self._outbox.trouble
+        busy = self._attempts.tasks()
         taken = {attempt.head.task_id for attempt in self._attempts}
         return World(
             now=now,
@@ -166,21 +167,20 @@ class Loop:
             runs=self._runs.views(),
             heads=self._runs.heads(taken) if store_works else {},
             works=self._runs.works,
-            running=[attempt.running(self._settings.boot_timeout) for attempt in self._attempts],
+            running=self._attempts.running(),
             slots=[
-                SlotView(slot.id, SlotPhase.BUSY, slot.room) if self._attempts.in_slot(slot.id) else slot
-                for slot in self._pool.slots()
+                SlotView(slot.id, SlotPhase.BUSY, slot.room) if slot.id in busy else slot for slot in self._pool.slots()
             ],
             free=self._headroom.read(now.mono_s),
             ahead=self._attempts.ahead(),
             trouble=self._pool.trouble(),
-            last_start_s=self._attempts.started_s,
+            last_start_s=self._runs.started_s,
         )
 
     def _carry_out(self, command: Command, now: Now) -> None:
         match command:
             case Begin(head):
-                self._runs.take(head)
+                self._runs.take(head, now)
                 self._attempts.begin(command, now)
             case Stop():
                 self._attempts.stop(command)

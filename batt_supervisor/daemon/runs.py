@@ -79,6 +79,7 @@ class OpenRuns:
     Attributes:
         works: The work of each (run, stage).
         changed: Tasks may have become ready since this was last reset.
+        started_s: When each of them last had a start, monotonic; absent means never.
         next_due_ms: When the first scheduled task may be queued.
     """
 
@@ -86,6 +87,7 @@ class OpenRuns:
         self._reader, self._outbox = reader, outbox
         self._runs: dict[int, OpenRun] = {}
         self.works: dict[tuple[int, int], Work] = {}
+        self.started_s: dict[int, float] = {}
         self.changed = True
         self.next_due_ms = reader.next_due_ms()
         self._promoting = False
@@ -105,8 +107,9 @@ class OpenRuns:
             run.refill(self._reader, taken)
         return {run.row.id: run.queue for run in self._runs.values() if run.queue}
 
-    def take(self, head: Head) -> None:
+    def take(self, head: Head, now: Now) -> None:
         """This task is being claimed."""
+        self.started_s[head.run_id] = now.mono_s
         self._runs[head.run_id].queue.remove(head)
 
     def touched(self, run_ids: set[int]) -> None:
@@ -167,6 +170,7 @@ class OpenRuns:
         self.works |= {(row.id, stage.number): stage.work for stage in run.stages}
 
     def _drop(self, run_id: int) -> None:
+        self.started_s.pop(run_id, None)
         run = self._runs.pop(run_id, None)
         for stage in run.stages if run else ():
             del self.works[run_id, stage.number]

@@ -149,13 +149,9 @@ class Crew:
                 deaths = True
         exits, self._exits = self._exits, []
         while self._inbox:
-            found = self._on_event(self._inbox.popleft(), now_s)
-            if found is not None:
-                exits.append(found)
+            exits += self._on_event(self._inbox.popleft(), now_s)
         for slot in list(self._slots.values()):
-            found = slot.check(now_s)
-            if found is not None:
-                exits.append(found)
+            exits += slot.check(now_s)
             if slot.phase is SlotPhase.IDLE:
                 self._refused.pop(slot.id, None)
             booting_s = now_s - slot.boot_since_s if slot.phase is SlotPhase.BOOTING else 0.0
@@ -168,12 +164,12 @@ class Crew:
             self.end_strays()
         return exits
 
-    def _on_event(self, event: Answered | Launched | Unbuilt, now_s: float) -> Exit | None:
+    def _on_event(self, event: Answered | Launched | Unbuilt, now_s: float) -> list[Exit]:
         if self._slots.get(event.slot.id) is not event.slot:
             if isinstance(event, Launched):
                 kill.end_tree(event.process.id.pid)
                 event.process.close()
-            return None  # of a slot that was thrown away
+            return []  # of a slot that was thrown away
         match event:
             case Launched():
                 self._moved = True
@@ -186,7 +182,7 @@ class Crew:
                 self._refused[event.slot.id] = (now_s + pause_s, pause_s, event.error)
                 log.warning("slot cannot be built", slot=event.slot.id, reason=event.error, again_in_s=pause_s)
                 self.reaper.add(self._slots.pop(event.slot.id))
-                return None
+                return []
 
     def _replace(self, slot: Slot, now_s: float) -> None:
         """Throw a slot away and have another built in its place."""
@@ -236,14 +232,14 @@ class Crew:
         process = self._slots[slot_id].process
         return process.id if process else None
 
-    def send(self, slot_id: int, request: Request) -> None:
+    def send(self, slot_id: int, requests: Sequence[Request]) -> None:
         slot = self._slots.get(slot_id)
         try:
             if slot is None or slot.phase is not SlotPhase.IDLE:
                 raise SlotBroken("the slot went away before it could start")
-            slot.send(request)
-        except SlotBroken as error:
-            self._exits.append(Exit(slot_id, request.serial, None, broken=str(error)))
+            slot.send(requests)
+        except SlotBroken:
+            self._exits += [Exit(slot_id, request.serial, None, requeue=True) for request in requests]
             os.eventfd_write(self._wake, 1)
 
     def called(self, slot_id: int, serial: int) -> float | None:

@@ -32,6 +32,9 @@ class Exit:
         exit_code: Of the worker, as os.waitstatus_to_exitcode gives it, when it died.
         called_s: When its function was called, on the monotonic clock; None: it never was.
         ended_s: When its process was seen to be dead, monotonic; None while that lives.
+        begun: Its worker had taken it up; importing its function's module is the first part of it. False only without a
+            report: nothing of it has happened.
+        requeue: It was sent in a pack that ended before its turn, or to a slot that took nothing: it may be sent again.
         broken: Why the slot, not the task, ended it; empty otherwise.
         cpu_s: CPU seconds of the attempt's whole tree, when it was ended from outside.
         worker: The worker that had it; None where the slot had none.
@@ -44,6 +47,8 @@ class Exit:
     exit_code: int | None = None
     called_s: float | None = None
     ended_s: float | None = None
+    begun: bool = True
+    requeue: bool = False
     broken: str = ""
     cpu_s: float | None = None
     peak_memory_bytes: int | None = None
@@ -92,8 +97,11 @@ class Pool(Protocol):
     def worker(self, slot_id: int) -> WorkerId | None:
         """The worker in a slot now."""
 
-    def send(self, slot_id: int, request: Request) -> None:
-        """Give an idle slot an attempt. That the slot cannot take it comes back as an Exit, too."""
+    def send(self, slot_id: int, requests: Sequence[Request]) -> None:
+        """Give an idle slot attempts, to be made one after another; each gets its own Exit, in this order.
+
+        At most `worker.board.PACK_MAX` of them. That the slot cannot take them comes back as Exits, too.
+        """
 
     def called(self, slot_id: int, serial: int) -> float | None:
         """When the attempt's function was called, on the monotonic clock; None: not yet."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -28,21 +29,16 @@ from batt_supervisor.pool.protocol import Exit, Request
 from worker import entry, fresh
 from worker.report import FRAME_MAX, signal_name
 
-SILENCE_S: Final = 1.0
-"""How long after its worker's death a slot waits for the pool's own word: a result may still be in the pipe. pebble
-looks every 0.1 s, and says nothing at all of a worker that left with exit code 0."""
-
 HEALTH_S: Final = 0.25
 """How often a slot's threads are looked at."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The pool resolved a request: with the worker's report, or with what went wrong."""
+    """The pool resolved a request: it is done, or something went wrong."""
 
     slot: Slot
-    serial: int
-    report: bytes | None
+    request: int
     error: BaseException | None
 
 
@@ -85,10 +81,13 @@ class Slot:
         self.pool: Any = pebble.ProcessPool(
             max_workers=1, max_tasks=max_tasks * 2 + 10 if max_tasks else 0, context=context
         )
-        self._serial = 0  # of the request in flight
+        self._request = 0  # what the pool works on; 0 for nothing
+        self._sent: deque[int] = deque()  # serials of its attempts that have not ended yet
+        self._read = 0  # position behind the last report read from the board
         self._log_from = 0
         self._died_s: float | None = None
         self._killed: kill.Usage | None = None
+        self._killed_for = 0  # the attempt that was to be ended
         self._cpu_before_s = 0.0
         self._stamps: dict[str, fresh.Stamp] = {}
         self._recycle = ""
@@ -109,13 +108,13 @@ class Slot:
 
     # Events
 
-    def on_launched(self, process: Process, hello: int, now_s: float) -> Exit | None:
+    def on_launched(self, process: Process, hello: int, now_s: float) -> list[Exit]:
         """A worker has been started; ask it for a sign of life, which it gives when it has booted.
 
         pebble replaces a worker that left with exit code 0 without a word about what it was doing; then this is the
         first sign of that attempt's end.
         """
-        found = self._over(None) if self.phase is SlotPhase.BUSY else None
+        exits = self._over(done=False) if self.phase is SlotPhase.BUSY else []
         if self.process is not None:
             self.process.close()
         self.process, self._died_s, self._killed = process, None, None
@@ -125,27 +124,46 @@ class Slot:
         self.phase = SlotPhase.BOOTING
         with suppress(SlotBroken):  # noted in `trouble`; the slot is replaced
             self._schedule(hello, {"op": "hello"})
-        return found
+        return exits
 
-    def on_answer(self, answer: Answered) -> Exit | None:
-        """The pool has resolved a request; an Exit when it was an attempt's."""
-        if answer.serial != self._serial:
-            return None
-        if answer.report is not None:
-            return self._on_report(json.loads(answer.report))
+    def on_answer(self, answer: Answered) -> list[Exit]:
+        """The pool has resolved a request; the ends of attempts that this tells."""
+        if answer.request != self._request:
+            return []
         if isinstance(answer.error, (BrokenProcessPool, RuntimeError)):
             self.trouble = f"its pool broke: {answer.error or type(answer.error).__name__}"
-        return self._over(None)
+        return self._over(done=answer.error is None)
 
-    def _on_report(self, report: dict[str, Any]) -> Exit | None:
-        if self.phase is SlotPhase.BOOTING:
-            self._serial, self.phase = 0, SlotPhase.IDLE
-            return None
-        for path, stamp in report.pop("modules", {}).items():
-            self._stamps[path] = (stamp[0], stamp[1], stamp[2], stamp[3])
-        self._recycle = report.pop("recycle", "")
-        self.served += 1
-        return self._over(report)
+    def harvest(self) -> list[Exit]:
+        """Ends of attempts whose reports lie on the board."""
+        exits: list[Exit] = []
+        if self.process is None or not self._sent:
+            return exits
+        for data, position in self.process.board.read_reports(self._read):
+            self._read = position
+            report: dict[str, Any] = json.loads(data)
+            if not self._sent or report["serial"] != self._sent[0]:
+                self.trouble = f"its board tells of attempt {report['serial']}, which it was not given"
+                break
+            self._learn(report)
+            self.served += 1
+            serial = self._sent.popleft()
+            log_from, self._log_from = report.pop("log")
+            exits.append(
+                Exit(self.id, serial, report, worker=self.process.id, log_from=log_from, log_to=self._log_from)
+            )
+        return exits
+
+    def _learn(self, report: dict[str, Any]) -> None:
+        """Note what a report says of the worker itself."""
+        modules = report.pop("modules", {})
+        if listed := report.pop("modules_file", None):
+            path = self._launcher.places.results / listed
+            modules = json.loads(path.read_bytes())
+            path.unlink()
+        for name, stamp in modules.items():
+            self._stamps[name] = (stamp[0], stamp[1], stamp[2], stamp[3])
+        self._recycle = report.pop("recycle", "") or self._recycle
 
     def on_death(self, now_s: float) -> None:
         """The worker's process has ended. A report of it may still be on its way."""
@@ -160,41 +178,56 @@ class Slot:
             return "no exit code"
         return f"exit code {code}" if code >= 0 else signal_name(-code)
 
-    def check(self, now_s: float) -> Exit | None:
-        """Notice what nobody reports: a silent death, a pool with a dead thread."""
+    def check(self, now_s: float) -> list[Exit]:
+        """Notice what nobody reports: a silent death, a pool with a dead thread, a report within a pack."""
         if now_s - self._looked_s >= HEALTH_S or self._died_s is not None:
             self._looked_s = now_s
             if not self.trouble and not self.pool.active:
                 self.trouble = "its pool is no longer active"
-        silent = self._died_s is not None and (self._killed is not None or now_s - self._died_s > SILENCE_S)
-        if self.phase is SlotPhase.BUSY and (silent or self.trouble):
-            return self._over(None)
-        if self._died_s is not None and self.phase is not SlotPhase.BUSY:
+        if self.phase is SlotPhase.BUSY:
+            # What the worker had finished is on the board: its death needs no second word.
+            return self._over(done=False) if self._died_s is not None or self.trouble else self.harvest()
+        if self._died_s is not None:
             self.phase = SlotPhase.BOOTING  # pebble starts the next worker at its next look
-        return None
+        return []
 
-    def _over(self, report: dict[str, Any] | None) -> Exit | None:
-        """The request in flight has ended. None where it was none of an attempt's."""
-        serial, self._serial = self._serial, 0
+    def _over(self, *, done: bool) -> list[Exit]:
+        """The request in flight has ended: reports first, then the attempt it ended in, then those it never began."""
+        exits = self.harvest()
+        self._request = 0
         if self.phase is not SlotPhase.BUSY:
-            return None
+            if done and self.phase is SlotPhase.BOOTING and not self._retiring:
+                self.phase = SlotPhase.IDLE
+            return exits
+        if not done and self._sent:
+            exits.append(self._unreported(self._sent.popleft()))
+        exits += [Exit(self.id, serial, None, requeue=True) for serial in self._sent]
+        self._sent.clear()
+        usable = done and self._died_s is None and not self.trouble
+        self.phase = SlotPhase.IDLE if usable else SlotPhase.BOOTING
+        return exits
+
+    def _unreported(self, serial: int) -> Exit:
+        """The end of an attempt that its worker said nothing of."""
         process = self.process
-        exit_code = None
-        if report is None and process is not None:
-            exit_code = process.exit_code()
-            if exit_code is None:
-                # The slot broke under a worker that lives: nobody can reach it any more.
-                self._killed = self._killed or kill.end_tree(process.id.pid)
-        alive = report is not None and self._died_s is None
-        self.phase = SlotPhase.IDLE if alive and not self.trouble else SlotPhase.BOOTING
+        exit_code = process.exit_code() if process else None
+        if process is not None and exit_code is None:
+            # The slot broke under a worker that lives: nobody can reach it any more.
+            self._killed = self._killed or kill.end_tree(process.id.pid)
+        broken = self.trouble if exit_code is None else ""
+        if self._killed is not None and self._killed_for not in (0, serial):
+            # The one before it in the pack came to its end in the very moment in which it was to be killed.
+            exit_code, broken = None, "its worker was ended because of another attempt"
+        called_s = self.called(serial)
         return Exit(
             slot_id=self.id,
             serial=serial,
-            report=report,
+            report=None,
             exit_code=exit_code,
-            called_s=self.called(serial),
+            called_s=called_s,
+            begun=process is not None and process.board.read_begun(serial),
             ended_s=self._died_s,
-            broken=self.trouble if exit_code is None else "",
+            broken=broken,
             cpu_s=max(0.0, self._killed.cpu_s - self._cpu_before_s) if self._killed else None,
             peak_memory_bytes=self._killed.peak_memory_bytes if self._killed else None,
             worker=process.id if process else None,
@@ -204,19 +237,23 @@ class Slot:
 
     # Orders
 
-    def send(self, request: Request) -> None:
-        """Start an attempt.
+    def send(self, requests: Sequence[Request]) -> None:
+        """Start attempts, one after another.
 
         Raises:
             SlotBroken: The pool takes no work; nothing was started.
         """
         self.phase = SlotPhase.BUSY
-        self._log_from = self._log_size()
-        self._killed = None
+        self._log_from, self._read, self._killed, self._killed_for = self._log_size(), 0, None, 0
+        if self.process is not None:
+            self.process.board.clear()
+        self._sent.extend(request.serial for request in requests)
+        items = [{**request.body, "serial": request.serial} for request in requests]
         try:
-            self._schedule(request.serial, request.body)
+            self._schedule(requests[-1].serial, {"op": "pack", "items": items})
         except SlotBroken:
             self.phase = SlotPhase.BOOTING
+            self._sent.clear()
             raise
 
     def called(self, serial: int) -> float | None:
@@ -233,8 +270,9 @@ class Slot:
 
     def end(self, serial: int) -> None:
         """Kill the worker's tree, if it is still at this request. Its death is reported by its pidfd."""
-        if self.process is not None and self._died_s is None and self._serial == serial:
+        if self.process is not None and self._died_s is None and self._sent and self._sent[0] == serial:
             self.called(serial)
+            self._killed_for = serial
             self._killed = kill.end_tree(self.process.id.pid)
 
     def renew(self, room: Room, pill: int, now_s: float) -> None:
@@ -247,26 +285,25 @@ class Slot:
         self.boot_since_s = now_s
         self._schedule(pill, {"op": "pill"})
 
-    def _schedule(self, serial: int, body: dict[str, Any]) -> None:
-        frame = json.dumps({**body, "serial": serial}, separators=(",", ":")).encode()
+    def _schedule(self, number: int, body: dict[str, Any]) -> None:
+        frame = json.dumps(body, separators=(",", ":")).encode()
         if len(frame) > FRAME_MAX:
-            frame = self._spilled(serial, frame)
-        self._serial = serial
+            frame = self._spilled(frame)
+        self._request = number
         try:
-            future: Future[bytes] = self.pool.schedule(entry.serve, args=(frame,))
+            future: Future[None] = self.pool.schedule(entry.serve, args=(frame,))
         except (RuntimeError, OSError) as error:
             self.trouble = f"its pool takes no work: {error}"
             raise SlotBroken(self.trouble) from error
-        future.add_done_callback(partial(self.answered, serial))
+        future.add_done_callback(partial(self.answered, number))
 
-    def _spilled(self, serial: int, frame: bytes) -> bytes:
+    def _spilled(self, frame: bytes) -> bytes:
         path = self._launcher.places.results / f"request-{self.id}.json"
         path.write_bytes(frame)
         return b"@" + os.fsencode(path)
 
-    def answered(self, serial: int, future: Future[bytes]) -> None:
-        error = future.exception()
-        self._inbox(Answered(self, serial, None if error else future.result(), error))
+    def answered(self, number: int, future: Future[None]) -> None:
+        self._inbox(Answered(self, number, future.exception()))
 
     def _log_size(self) -> int:
         return os.fstat(self.process.log_fd).st_size if self.process is not None else 0
