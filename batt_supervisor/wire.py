@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from batt_supervisor.core.lifecycle import RunState, State
 
@@ -33,6 +33,18 @@ def _not_bool(value: object) -> object:
 
 
 Seconds = Annotated[float, BeforeValidator(_not_bool), Field(gt=0, le=365 * 86400, allow_inf_nan=False)]
+
+
+def check_name(name: str) -> str:
+    """A run's name, by which it can be found again; raises ValueError for what would be taken for something else."""
+    if not name.strip() or not name.isprintable() or "/" in name or name in (".", "..") or len(name) > 200:
+        raise ValueError(f"the name {name!r} cannot be used: it must be up to 200 printable characters without '/'")
+    if (name[1:] if name[:1] in "rt" else name).isdecimal():
+        raise ValueError(f"the name {name!r} would be taken for the id of a run or task; choose another")
+    return name
+
+
+RunName = Annotated[str, AfterValidator(check_name)]
 
 
 class StageSpec(Wire):
@@ -77,7 +89,7 @@ class RunSpec(Wire):
         env: Variables set over battd's own.
     """
 
-    name: str = Field(min_length=1, max_length=200)
+    name: RunName
     key: str | None = Field(default=None, min_length=1, max_length=200)
     deadline_s: Seconds | None = None
     cwd: str

@@ -21,6 +21,10 @@ from batt_supervisor.wire import (
 )
 
 
+ORDINARY = ("slots", "worker")
+"""What a queued task waits for in a service that has all it needs: not worth a word beside the counts."""
+
+
 def counted(tallies: Iterable[TallyRow]) -> tuple[dict[State, int], dict[str, int]]:
     """How many tasks by state, and how many settled ones by outcome."""
     states: dict[State, int] = {}
@@ -36,6 +40,8 @@ def run_info(service: Service, row: RunRow) -> RunInfo:
     tallies = service.reader.tallies(row.id)
     states, outcomes = counted(tallies)
     hold = service.holds().get(row.id)
+    if hold is not None and hold.short in ORDINARY:
+        hold = None
     return RunInfo(
         run=run_name(row.id),
         name=row.name,

@@ -146,19 +146,6 @@ def directory(path: str, base: Path, called: str) -> Path:
     return found
 
 
-def check_name(name: str) -> str:
-    """A run's name, by which it can be found again.
-
-    Raises:
-        BadInput: It would be taken for something else.
-    """
-    if not name.strip() or not name.isprintable() or "/" in name or name in (".", ".."):
-        raise BadInput(f"the name {name!r} cannot be used: it must be printable text without '/'")
-    if (name[1:] if name[:1] in "rt" else name).isdecimal():
-        raise BadInput(f"the name {name!r} would be taken for the id of a run or task; choose another")
-    return name
-
-
 def _source(stage: Stage, folder: Path, cwd: Path, env: Mapping[str, str]) -> Source:
     is_command = stage.command is not None
     if stage.command is not None and ("{item}" in " ".join(stage.command)) != (stage.items is not None):
@@ -207,8 +194,6 @@ def _spec(
 ) -> RunSpec:
     deadline_s = flags.deadline_s if flags.deadline_s is not None else deadline_s
     try:
-        return RunSpec(
-            name=check_name(name), key=flags.key, deadline_s=deadline_s, cwd=str(cwd), env=env, stages=stages
-        )
+        return RunSpec(name=name, key=flags.key, deadline_s=deadline_s, cwd=str(cwd), env=env, stages=stages)
     except ValidationError as error:
         raise BadInput(sentence(error)) from error

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
 
@@ -127,9 +128,10 @@ def test_a_missing_directory_is_refused(file: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["r7", "7", "t12", "a/b", " ", "a\nb"])
-def test_a_name_that_could_not_be_found_again_is_refused(name: str) -> None:
+def test_a_name_that_could_not_be_found_again_is_refused(file: Path, name: str) -> None:
+    file.write_text(f"name = {json.dumps(name)}\n{GOOD}")
     with pytest.raises(BadInput, match="the name"):
-        batch.check_name(name)
+        made(file)
 
 
 def test_nothing_to_submit_is_an_error(file: Path, tmp_path: Path) -> None:
