@@ -1,6 +1,6 @@
 """No-op tasks a second: durable ones through battd, beside bare pebble, in one run, as ratios.
 
-Each round measures every candidate once, one after another, so that a machine that grows slower meets all of them alike;
+Each round measures every candidate once, one after another, so that a machine that grows slower meets all alike;
 the ratios are taken round by round. Every candidate has as many worker processes as the others and is warmed up first.
 
 - battd: submitted through the API in one bulk submission, run by the service, every claim and every result in a synced

@@ -20,7 +20,6 @@ from batt_supervisor.wire import (
     task_name,
 )
 
-
 ORDINARY = ("slots", "worker")
 """What a queued task waits for in a service that has all it needs: not worth a word beside the counts."""
 
