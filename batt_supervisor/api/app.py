@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 
 from batt_supervisor import __version__
 from batt_supervisor.api import accept, show
+from batt_supervisor.api.limit import BodyLimit
 from batt_supervisor.api.service import Service
 from batt_supervisor.core.lifecycle import SETTLED, State
 from batt_supervisor.core.plan import Closing
@@ -41,6 +42,9 @@ from batt_supervisor.wire import (
 WRITE_ROWS = 1_000
 """Rows of a submission that are written in one operation, so that nobody waits long for the writer."""
 
+BODY_MAX = 64 * 2**20
+"""Bytes of one request; the client sends about one MiB at a time."""
+
 LOG_MAX = 4 * 2**20
 PAGE_MAX = 5_000
 PAGE_BYTES = 16 * 2**20
@@ -49,6 +53,7 @@ PAGE_BYTES = 16 * 2**20
 def create_app(service: Service) -> FastAPI:
     """The API over a service."""
     app = FastAPI(title="battd", version=__version__, docs_url=None, redoc_url=None)
+    app.add_middleware(BodyLimit, limit=BODY_MAX)
     app.add_exception_handler(BattError, _refuse)
     app.add_exception_handler(RequestValidationError, _refuse_shape)
     app.add_exception_handler(HTTPException, _refuse_http)
@@ -246,7 +251,7 @@ def _task_routes(app: FastAPI, service: Service) -> None:
             raise NotFound(
                 f"task {task_name(row.id)} has had {len(attempts)} attempts, there is no {attempt or 'first'}"
             )
-        if found.log is None or found.log_from is None or found.log_to is None:
+        if found.log is None or found.log_from is None or found.log_to is None or found.log_from == found.log_to:
             return LogText(task=task_name(row.id), attempt=found.number, text="", truncated=False)
         start = max(found.log_from, found.log_to - tail_bytes)
         try:

@@ -117,7 +117,8 @@ class World:
     """Everything one plan is made from.
 
     Attributes:
-        accepting: Whether anything may start (not while battd drains).
+        accepting: Whether anything may start.
+        closed: Why nothing may, where `accepting` is false.
         heads: For each open run its first queued tasks, in order.
         ahead: For kinds of tasks so short that a slot would wait for the disk between two of them: how many attempts
             may be claimed before a slot is free for them. Absent: none.
@@ -135,6 +136,7 @@ class World:
     free: Free
     ahead: Mapping[str, int] = field(default_factory=dict)
     trouble: str = ""
+    closed: str = ""
     last_start_s: Mapping[int, float] = field(default_factory=dict)
 
 
@@ -193,7 +195,9 @@ def plan(world: World, policy: Policy) -> list[Command]:
     closing = {run.id: run.closing for run in world.runs if run.closing}
     closing |= {command.run_id: command.why for command in commands if isinstance(command, CloseRun)}
     commands += _stops(world, closing)
-    if world.accepting:
+    if not world.accepting:
+        commands += [Held(run.id, Hold("service", 1, world.closed)) for run in world.runs]
+    else:
         renewals = list(_renewals(world, policy))
         commands += renewals
         commands += _Starter(world, policy, closing, {renewal.slot_id for renewal in renewals}).commands()

@@ -174,6 +174,7 @@ class Loop:
             free=self._headroom.read(now.mono_s),
             ahead=self._attempts.ahead(),
             trouble=self._pool.trouble(),
+            closed="battd is going down" if store_works else self._outbox.trouble,
             last_start_s=self._runs.started_s,
         )
 

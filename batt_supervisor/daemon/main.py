@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -88,7 +89,11 @@ class Daemon:
             "ready", version=__version__, pid=os.getpid(), socket=str(self._settings.socket), slots=self._settings.slots
         )
         threads.fault(self._faults, "loop")
-        loop.run(lambda: self._round(loop, crew, watched))
+        try:
+            loop.run(lambda: self._round(loop, crew, watched))
+        except Exception:
+            traceback.print_exc()
+            threads.give_up("the loop ended by an error")
         self._close(loop, crew, server, headroom)
 
     def _round(self, loop: Loop, crew: Crew, watched: list[threads.Watched]) -> None:

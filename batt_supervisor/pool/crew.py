@@ -167,7 +167,8 @@ class Crew:
     def _on_event(self, event: Answered | Launched | Unbuilt, now_s: float) -> list[Exit]:
         if self._slots.get(event.slot.id) is not event.slot:
             if isinstance(event, Launched):
-                kill.end_tree(event.process.id.pid)
+                if event.process.exit_code() is None:
+                    kill.end_tree(event.process.id.pid)
                 event.process.close()
             return []  # of a slot that was thrown away
         match event:

@@ -116,7 +116,7 @@ class Slot:
         """
         exits = self._over(done=False) if self.phase is SlotPhase.BUSY else []
         if self.process is not None:
-            self.process.close()
+            self._part_with(self.process)
         self.process, self._died_s, self._killed = process, None, None
         self.served, self.renewed = 0, self.renewed + 1
         self._stamps, self._recycle, self._retiring = {}, "", False
@@ -141,11 +141,15 @@ class Slot:
             return exits
         for data, position in self.process.board.read_reports(self._read):
             self._read = position
-            report: dict[str, Any] = json.loads(data)
-            if not self._sent or report["serial"] != self._sent[0]:
-                self.trouble = f"its board tells of attempt {report['serial']}, which it was not given"
+            try:
+                report: dict[str, Any] = json.loads(data)
+                if not self._sent or report["serial"] != self._sent[0]:
+                    raise ValueError(f"it tells of attempt {report['serial']}, which was not next")
+                self._learn(report)
+            except (ValueError, KeyError, OSError) as error:
+                # Somebody has written over the board. Nothing on it can be believed any more.
+                self.trouble = f"its board cannot be read: {error}"
                 break
-            self._learn(report)
             self.served += 1
             serial = self._sent.popleft()
             log_from, self._log_from = report.pop("log")
@@ -270,7 +274,7 @@ class Slot:
 
     def end(self, serial: int) -> None:
         """Kill the worker's tree, if it is still at this request. Its death is reported by its pidfd."""
-        if self.process is not None and self._died_s is None and self._sent and self._sent[0] == serial:
+        if self.process is not None and self.process.exit_code() is None and self._sent and self._sent[0] == serial:
             self.called(serial)
             self._killed_for = serial
             self._killed = kill.end_tree(self.process.id.pid)
@@ -287,10 +291,10 @@ class Slot:
 
     def _schedule(self, number: int, body: dict[str, Any]) -> None:
         frame = json.dumps(body, separators=(",", ":")).encode()
-        if len(frame) > FRAME_MAX:
-            frame = self._spilled(frame)
         self._request = number
         try:
+            if len(frame) > FRAME_MAX:
+                frame = self._spilled(frame)
             future: Future[None] = self.pool.schedule(entry.serve, args=(frame,))
         except (RuntimeError, OSError) as error:
             self.trouble = f"its pool takes no work: {error}"
@@ -326,7 +330,7 @@ class Slot:
 
     def stop(self) -> None:
         """End the worker and tell the pool's threads to go; `gone` says when they have."""
-        if self.process is not None and self._died_s is None:
+        if self.process is not None and self.process.exit_code() is None:
             kill.end_tree(self.process.id.pid)
         self.pool.stop()
         self.pool._context.task_queue.put(None)
@@ -342,6 +346,12 @@ class Slot:
         if manager.worker_manager.pool_channel is not None:
             manager.stop()
         if self.process is not None:
-            self.process.close()
+            self._part_with(self.process)
             self.process = None
         return True
+
+    def _part_with(self, process: Process) -> None:
+        """Let go of a worker that has ended; a log in which nothing was written goes with it."""
+        if not os.fstat(process.log_fd).st_size:
+            (self._launcher.places.logs / process.id.log).unlink(missing_ok=True)
+        process.close()
