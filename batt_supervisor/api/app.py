@@ -57,6 +57,7 @@ def create_app(service: Service) -> FastAPI:
     app.add_exception_handler(BattError, _refuse)
     app.add_exception_handler(RequestValidationError, _refuse_shape)
     app.add_exception_handler(HTTPException, _refuse_http)
+    app.add_exception_handler(Exception, _refuse_unforeseen)
     _service_routes(app, service)
     _submit_routes(app, service)
     _run_routes(app, service)
@@ -67,6 +68,12 @@ def create_app(service: Service) -> FastAPI:
 async def _refuse(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, BattError)
     return JSONResponse(Problem(error=error.code, message=str(error)).model_dump(), error.http_status)
+
+
+async def _refuse_unforeseen(request: Request, error: Exception) -> JSONResponse:
+    """A defect of battd's: Starlette logs it with its traceback, and only this request is lost."""
+    problem = Problem(error=BattError.code, message=f"{type(error).__name__} in battd; see its log")
+    return JSONResponse(problem.model_dump(), BattError.http_status)
 
 
 async def _refuse_http(request: Request, error: Exception) -> JSONResponse:
@@ -209,8 +216,6 @@ def _run_routes(app: FastAPI, service: Service) -> None:
         states = [state] if state else [State.FAILED, State.CANCELLED]
         if state is not None and state not in (State.FAILED, State.CANCELLED):
             raise BadInput(f"state: only failed and cancelled tasks can be retried, not {state} ones")
-        if row.closing is not None and row.ended_at_ms is None:
-            raise Refused(f"run {run_name(row.id)} is still being stopped; retry it when it has ended")
         total = 0
         while count := await service.write(lambda tx: moves.retry_some(tx, row.id, None, states)):
             total += count

@@ -55,27 +55,31 @@ def admit(need: Space, *, free: Free, promised: Space, reserve: Space, alone: bo
         alone: Nothing else of ours runs. Then the reserve of memory may be used, so that there is always progress;
             never more than is free.
     """
-    keep = Space(0, reserve.threads) if alone else reserve
-    left = free.space - (NOTHING if alone else promised) - keep
+    if alone:
+        reserve, promised = Space(0, reserve.threads), NOTHING
+    left = free.space - promised - reserve
     if need.threads > left.threads:
         missing = need.threads - left.threads
         return Hold(
             "threads",
             missing,
             f"{missing} threads short: {need.threads} needed, {free.space.threads} free by {free.threads_limit}, "
-            f"{promised.threads} promised, {keep.threads} in reserve",
+            f"{promised.threads} promised, {reserve.threads} in reserve",
         )
     if need.memory_bytes > left.memory_bytes:
         missing = need.memory_bytes - left.memory_bytes
         return Hold(
             "memory",
             missing,
-            f"{_mib(missing)} of memory short: {_mib(need.memory_bytes)} needed, {_mib(free.space.memory_bytes)} "
-            f"free by {free.memory_limit}, {_mib(promised.memory_bytes)} promised, "
-            f"{_mib(keep.memory_bytes)} in reserve",
+            f"{_size(missing)} of memory short: {_size(need.memory_bytes)} needed, {_size(free.space.memory_bytes)} "
+            f"free by {free.memory_limit}, {_size(promised.memory_bytes)} promised, "
+            f"{_size(reserve.memory_bytes)} in reserve",
         )
     return Start()
 
 
-def _mib(count: int) -> str:
-    return f"{count / 2**20:.0f} MiB"
+def _size(count: int) -> str:
+    """Bytes in whole MiB; what is less than one in a smaller unit, for it is not nothing."""
+    if count >= 2**20 or not count:
+        return f"{count / 2**20:.0f} MiB"
+    return f"{count / 2**10:.0f} KiB" if count >= 2**10 else f"{count} B"

@@ -35,6 +35,7 @@ class Event(StrEnum):
     LATER = "later"  # the attempt ended; another one starts after a backoff
     CANCEL = "cancel"
     RETRY = "retry"  # somebody asked for another go at a settled task
+    REWAIT = "rewait"  # the same, where its stage comes after others
 
 
 OPEN: Final = frozenset({State.SCHEDULED, State.WAITING, State.QUEUED, State.RUNNING, State.STOPPING})
@@ -62,8 +63,8 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = {
         Event.CANCEL: State.CANCELLED,
     },
     State.SUCCEEDED: {},
-    State.FAILED: {Event.RETRY: State.QUEUED},
-    State.CANCELLED: {Event.RETRY: State.QUEUED},
+    State.FAILED: {Event.RETRY: State.QUEUED, Event.REWAIT: State.WAITING},
+    State.CANCELLED: {Event.RETRY: State.QUEUED, Event.REWAIT: State.WAITING},
 }
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from heapq import heapify, heappop, heapreplace
 from typing import Final
 
 from batt_supervisor.clock import Now
@@ -208,10 +210,11 @@ def wake_at(world: World) -> float:
     """The monotonic time of the next deadline the plan has to keep, or infinity."""
     started = (attempt for attempt in world.running if attempt.slot_id is not None and not attempt.ending)
     ends = [_look_at(attempt, world.now.mono_s) for attempt in started]
+    # A deadline that has passed was acted on by this world's plan; its closing may still be on its way to the disk.
     ends += [
         world.now.mono_s + (run.deadline_at_ms - world.now.wall_ms) / 1000
         for run in world.runs
-        if run.deadline_at_ms is not None and run.closing is None
+        if run.deadline_at_ms is not None and run.closing is None and run.deadline_at_ms > world.now.wall_ms
     ]
     return min(ends, default=float("inf"))
 
@@ -258,7 +261,8 @@ def _renewals(world: World, policy: Policy) -> Iterator[Renew]:
 class _Starter:
     """Chooses which queued tasks start, and in which slots.
 
-    Runs take turns: fewest running first, then the one that has waited longest. A held run never blocks another.
+    Runs take turns: fewest running first, then the one that has waited longest. A held run never blocks another, but
+    for a task that must run alone and has waited long for that.
     """
 
     def __init__(self, world: World, policy: Policy, closing: Mapping[int, Closing], renewed: set[int]) -> None:
@@ -270,59 +274,80 @@ class _Starter:
         started = [attempt for attempt in world.running if attempt.slot_id is not None]
         self._active = len(started)
         self._ahead = len(world.running) - len(started)
-        self._rooms = {slot.room for slot in world.slots if slot.phase is not SlotPhase.BOOTING}
         self._promised = NOTHING
         for attempt in started:
             if world.now.mono_s - attempt.sent_s < PROMISE_S:
                 self._promised += attempt.need
         self._queues = {
-            run.id: list(heads) for run in world.runs if run.id not in closing and (heads := world.heads.get(run.id))
+            run.id: deque(heads) for run in world.runs if run.id not in closing and (heads := world.heads.get(run.id))
         }
         self._in_flight = dict.fromkeys(self._queues, 0)
         for attempt in world.running:
             if attempt.run_id in self._in_flight:
                 self._in_flight[attempt.run_id] += 1
+        self._coming = dict.fromkeys(self._queues, 0)  # heads of each run whose worker is on its way
         self._alone = any(attempt.alone for attempt in world.running)
+        rooms = {slot.room for slot in world.slots if slot.phase is not SlotPhase.BOOTING}
+        self._may_claim_ahead = all(self._is_short(queue[0], rooms) for queue in self._queues.values())
 
-    def commands(self) -> list[Command]:
-        commands: list[Command] = []
-        while self._queues:
-            run_id = min(self._queues, key=self._turn)
-            head = self._queues[run_id][0]
-            command = self._next(head)
+    def commands(self) -> Iterator[Command]:
+        yield from self._make_way()
+        turns = [self._turn(run_id) for run_id in self._queues]
+        heapify(turns)
+        while turns:
+            run_id = turns[0][2]
+            command = self._next(self._queues[run_id][0])
+            yield command
+            if isinstance(command, Renew):
+                yield Held(run_id, WORKER_STARTS)
+            if isinstance(command, Held) and command.hold is not WORKER_STARTS:
+                heappop(turns)
+                continue
             if isinstance(command, Begin):
-                commands.append(command)
                 self._take(command)
-            elif isinstance(command, Renew):
-                commands += [command, Held(run_id, WORKER_STARTS)]
-                self._count(head)  # a worker is on its way to it: the one behind it may need another
-            elif command.hold is WORKER_STARTS:
-                commands.append(command)
-                self._count(head)
             else:
-                commands.append(command)
-                self._queues.pop(run_id, None)
-        return commands
+                self._coming[run_id] += 1  # a worker is on its way to it: the one behind it may need another
+            self._queues[run_id].popleft()
+            if self._queues[run_id]:
+                heapreplace(turns, self._turn(run_id))
+            else:
+                heappop(turns)
+
+    def _make_way(self) -> Iterator[Held]:
+        """Hold every other run while a task that must run alone has waited too long for that."""
+        late_ms = self._world.now.wall_ms - PATIENCE_S * 1000
+        heads = (queue[0] for queue in self._queues.values())
+        patient = [head for head in heads if runs_alone(head.tries) and head.since_ms < late_ms]
+        if not patient:
+            return
+        first = min(patient, key=lambda head: (head.since_ms, head.task_id))
+        for run_id in [run_id for run_id in self._queues if run_id != first.run_id]:
+            del self._queues[run_id]
+            reason = f"waits for task t{first.task_id}, which must run alone and has waited long for it"
+            yield Held(run_id, Hold("machine", 1, reason))
 
     def _turn(self, run_id: int) -> tuple[int, float, int]:
-        return self._in_flight[run_id], self._world.last_start_s.get(run_id, 0.0), run_id
+        in_flight = self._in_flight[run_id] + self._coming[run_id]
+        return in_flight, self._world.last_start_s.get(run_id, 0.0), run_id
+
+    def _is_short(self, head: Head, rooms: set[Room]) -> bool:
+        """Whether the head may be claimed before a slot is free for it."""
+        work = self._world.works[head.run_id, head.stage]
+        return work.kind in self._world.ahead and work.room in rooms and not head.tries.resource
 
     def _next(self, head: Head) -> Begin | Renew | Held:
         """Start this head, prepare a slot for it, or say what holds it."""
-        if self._active >= self._policy.width:
-            work = self._world.works[head.run_id, head.stage]
-            plain = not head.tries.resource and not self._alone
-            if plain and self._ahead < self._world.ahead.get(work.kind, 0) and work.room in self._rooms:
+        work = self._world.works[head.run_id, head.stage]
+        if self._active + self._coming[head.run_id] >= self._policy.width:
+            # Where a run waits for a slot of its own, nothing is claimed that would take it first.
+            if self._may_claim_ahead and not self._alone and self._ahead < self._world.ahead.get(work.kind, 0):
                 return Begin(head, None, self._policy.need, alone=False)
             reason = f"waits for a slot: all {self._policy.width} run"
             return Held(head.run_id, Hold("slots", 1, reason))
         alone = runs_alone(head.tries)
-        waited_s = (self._world.now.wall_ms - head.since_ms) / 1000
-        if self._alone or (alone and self._active):
-            if alone and waited_s > PATIENCE_S:
-                self._queues = {head.run_id: self._queues[head.run_id]}
+        if self._alone or (alone and (self._active or self._ahead)):
             return Held(head.run_id, Hold("machine", 1, "waits until nothing else runs: one of them runs alone"))
-        need = need_of(self._policy.need, head.tries, self._world.free.total)
+        need = self._need(head)
         verdict = admit(
             need,
             free=self._world.free,
@@ -332,11 +357,22 @@ class _Starter:
         )
         if isinstance(verdict, Hold):
             return Held(head.run_id, verdict)
-        room = self._world.works[head.run_id, head.stage].room
-        slot = next((slot for slot in self._idle if slot.room == room), None)
+        slot = next((slot for slot in self._idle if slot.room == work.room), None)
         if slot is not None:
             return Begin(head, slot.id, need, alone)
-        return self._make_room(head, room)
+        return self._make_room(head, work.room)
+
+    def _need(self, head: Head) -> Space:
+        """What the head is expected to take. A need that has grown past what an idle machine has is what there is."""
+        base, free = self._policy.need, self._world.free
+        need = need_of(base, head.tries, free.total)
+        if self._active:
+            return need
+        threads = free.space.threads - self._policy.reserve.threads
+        return Space(
+            min(need.memory_bytes, max(base.memory_bytes, free.space.memory_bytes)),
+            min(need.threads, max(base.threads, threads)),
+        )
 
     def _make_room(self, head: Head, room: Room) -> Renew | Held:
         """Move an idle slot into the head's room, unless one is on its way or every other is wanted where it is."""
@@ -346,7 +382,7 @@ class _Starter:
         wanted = {
             self._world.works[queue[0].run_id, queue[0].stage].room
             for run_id, queue in self._queues.items()
-            if run_id != head.run_id
+            if queue and run_id != head.run_id
         }
         for slot in sorted(self._idle, key=lambda slot: slot.room in wanted):
             if slot.room not in wanted or self._world.now.mono_s - slot.room_since_s >= TENURE_S:
@@ -357,18 +393,11 @@ class _Starter:
         return Held(head.run_id, Hold("worker", 1, "waits for a worker: none is free"))
 
     def _take(self, begin: Begin) -> None:
+        self._in_flight[begin.head.run_id] += 1
+        self._alone = self._alone or begin.alone
         if begin.slot_id is None:
             self._ahead += 1
-            self._active -= 1  # `_count` adds one, but no slot is taken
+            return
+        self._active += 1
         self._idle = [slot for slot in self._idle if slot.id != begin.slot_id]
         self._promised += begin.need
-        self._alone = self._alone or begin.alone
-        self._count(begin.head)
-
-    def _count(self, head: Head) -> None:
-        self._active += 1
-        self._in_flight[head.run_id] += 1
-        queue = self._queues[head.run_id]
-        queue.pop(0)
-        if not queue:
-            del self._queues[head.run_id]

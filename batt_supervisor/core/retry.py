@@ -16,7 +16,7 @@ UNCHARGED_CAP: Final = 10
 """Attempts that may be lost through no fault of the task, so that nothing loops for ever."""
 
 DELAY_MAX_S: Final = 300.0
-"""Longest backoff."""
+"""Where doubling a backoff ends. A first one that is longer stays as it was declared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,6 @@ def runs_alone(tries: Tries) -> bool:
 
 
 def _backoff(first_s: float, number: int, seed: int) -> float:
-    """Exponential with full jitter in its upper half: `first_s`, doubled each time, at most `DELAY_MAX_S`."""
-    ceiling = min(first_s * 2.0 ** (number - 1), DELAY_MAX_S)
+    """Exponential with jitter in its upper half: `first_s`, doubled each time up to `DELAY_MAX_S`."""
+    ceiling = min(first_s * 2.0 ** (number - 1), max(first_s, DELAY_MAX_S))
     return ceiling * (0.5 + 0.5 * random.Random(seed * 1009 + number).random())

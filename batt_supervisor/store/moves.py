@@ -101,24 +101,24 @@ def settle(tx: Transaction, settlements: Sequence[Settlement]) -> dict[Claim, St
     keys = json.dumps([(one.claim.task_id, one.claim.attempt) for one in settlements])
     rows = json.loads(
         tx.db.execute(
-            "SELECT json_group_array(json_array(t.id, t.run_id, t.stage, t.state)) FROM json_each(?) j "
+            "SELECT json_group_array(json_array(t.id, t.attempt, t.run_id, t.stage, t.state)) FROM json_each(?) j "
             "JOIN tasks t ON t.id = j.value ->> 0 AND t.attempt = j.value ->> 1 AND t.state IN ('running', 'stopping')",
             (keys,),
         ).fetchone()[0]
     )
-    held = {task_id: (run_id, stage, State(state)) for task_id, run_id, stage, state in rows}
+    held = {Claim(row[0], row[1]): (row[2], row[3], State(row[4])) for row in rows}
     moves: list[tuple[object, ...]] = []
     ends: list[tuple[object, ...]] = []
     results: list[tuple[object, ...]] = []
     states: dict[Claim, State] = {}
     for one in settlements:
-        if one.claim.task_id not in held:
+        if one.claim not in held:
             continue
-        run_id, stage, was = held[one.claim.task_id]
+        run_id, stage, was = held.pop(one.claim)
         now_is = states[one.claim] = advance(was, one.verdict.event)
         settled = now_is in SETTLED
         outcome = Outcome.CANCELLED if now_is is State.CANCELLED else one.ending.outcome
-        reason = "; ".join(part for part in (one.ending.reason, one.verdict.reason) if part)
+        reason = _text("; ".join(part for part in (one.ending.reason, one.verdict.reason) if part))
         due_ms = tx.now_ms + round(one.verdict.delay_s * 1000) if now_is is State.SCHEDULED else None
         tries = one.verdict.tries
         moves.append(
@@ -139,11 +139,16 @@ def settle(tx: Transaction, settlements: Sequence[Settlement]) -> dict[Claim, St
 def _end(one: Settlement) -> tuple[object, ...]:
     ending, place = one.ending, one.place
     where = (place.worker.pid, place.worker.started, place.worker.log, place.log_from, place.log_to) if place else ()
-    error = json.dumps(asdict(ending.error)) if ending.error else None
+    error = json.dumps({key: _text(text) for key, text in asdict(ending.error).items()}) if ending.error else None
     return (
         ending.outcome, ending.wall_s, ending.cpu_s, ending.peak_memory_bytes, ending.exit_code, ending.signal, error,
         *where,
     )  # fmt: skip
+
+
+def _text(text: str) -> str:
+    """Text that can be stored as UTF-8: a file name that is none leaves half characters in an exception's message."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _write_settled(
@@ -187,10 +192,7 @@ def release(tx: Transaction, run_id: int, stage: int) -> int:
 
 def ask_close(tx: Transaction, run_id: int, why: Closing) -> int:
     """Let nothing more of a run start; how many of its tasks were open. `close_some` does the rest."""
-    open_tasks: int = tx.db.execute(
-        "SELECT coalesce(sum(count), 0) FROM tallies WHERE run_id = ? AND state NOT IN (?, ?, ?)",
-        (run_id, *sorted(SETTLED)),
-    ).fetchone()[0]
+    open_tasks = tx.open_tasks(run_id)
     if open_tasks:
         tx.db.execute(
             "UPDATE runs SET closing = ?, deadline_cut = max(deadline_cut, ?) WHERE id = ? AND closing IS NULL",
@@ -212,7 +214,10 @@ def stop_task(tx: Transaction, task_id: int) -> State:
     Raises:
         Refused: It has settled.
     """
-    run_id, stage, state = tx.db.execute("SELECT run_id, stage, state FROM tasks WHERE id = ?", (task_id,)).fetchone()
+    row = tx.db.execute("SELECT run_id, stage, state FROM tasks WHERE id = ?", (task_id,)).fetchone()
+    if row is None:
+        raise Refused(f"task t{task_id} is gone: its submission was given up")
+    run_id, stage, state = row
     was = State(state)
     if was is State.STOPPING:
         return was
@@ -231,19 +236,29 @@ def stop_task(tx: Transaction, task_id: int) -> State:
 
 
 def retry_some(tx: Transaction, run_id: int, task_id: int | None, states: Iterable[State]) -> int:
-    """Queue settled tasks once more, with a fresh count of attempts; how many. Zero: done."""
+    """Open settled tasks once more, with a fresh count of attempts; how many. Zero: done.
+
+    Tasks of a stage that comes after others wait for these again, which may have been opened as well.
+
+    Raises:
+        Refused: The run is still being stopped.
+    """
+    closing, ended = tx.db.execute("SELECT closing, ended_at_ms FROM runs WHERE id = ?", (run_id,)).fetchone()
+    if closing is not None and ended is None and tx.open_tasks(run_id):
+        raise Refused(f"run r{run_id} is still being stopped; retry it when it has ended")
     wanted = [state for state in states if Event.RETRY in TRANSITIONS[state]]
-    marks = ", ".join("?" * len(wanted))
-    where = f"run_id = ? AND state IN ({marks})"
+    where = f"run_id = ? AND state IN ({', '.join('?' * len(wanted))})"
+    values: tuple[object, ...] = (run_id, *wanted)
     if task_id is not None:
-        moved = _bulk(tx, Event.RETRY, f"id = ? AND {where}", (task_id, run_id, *wanted))[0]
-    else:
-        moved = _bulk(tx, Event.RETRY, where, (run_id, *wanted))[0]
+        where, values = f"id = ? AND {where}", (task_id, *values)
+    first = "stage IN (SELECT number FROM stages WHERE run_id = tasks.run_id AND after = '[]')"
+    moved = _bulk(tx, Event.RETRY, f"{where} AND {first}", values)[0]
+    moved += _bulk(tx, Event.REWAIT, f"{where} AND NOT {first}", values)[0]
     if moved:
+        # What the deadline has cut stays cut until it, too, is retried: `deadline_cut` is not taken back.
         tx.db.execute(
-            "UPDATE runs SET ended_at_ms = NULL, closing = NULL, deadline_cut = 0, "
-            "deadline_at_ms = CAST(? + deadline_s * 1000 AS INTEGER) WHERE id = ? "
-            "AND (ended_at_ms IS NOT NULL OR closing IS NOT NULL)",
+            "UPDATE runs SET ended_at_ms = NULL, closing = NULL, "
+            "deadline_at_ms = CAST(? + deadline_s * 1000 AS INTEGER) WHERE id = ? AND ended_at_ms IS NOT NULL",
             (tx.now_ms, run_id),
         )
     return moved

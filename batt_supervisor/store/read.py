@@ -96,6 +96,8 @@ class TallyRow:
     count: int
 
 
+INT_MAX: Final = 2**63 - 1
+
 _RUN: Final = (
     "SELECT id, name, cwd, env, task_count, created_at_ms, sealed_at_ms, deadline_at_ms, closing, deadline_cut, "
     "ended_at_ms FROM runs "
@@ -241,7 +243,7 @@ class Reader:
             after: The `settled_seq` or `idx` behind which the page starts; -1 for the first.
         """
         column = "t.settled_seq" if by_settling else "t.idx"
-        where, values = f"WHERE t.run_id = ? AND {column} > ?", [run_id, after]
+        where, values = f"WHERE t.run_id = ? AND {column} > ?", [run_id, min(after, INT_MAX)]
         if state is not None:
             return self._tasks(where + f" AND t.state = ? ORDER BY {column} LIMIT ?", [*values, state, limit])
         return self._tasks(where + f" ORDER BY {column} LIMIT ?", [*values, limit])

@@ -33,8 +33,15 @@ class Store:
         self.writer = Writer(self._db)
 
     def reader(self) -> Reader:
-        """A new read connection, for one thread."""
-        return Reader(connect(self.path, readonly=True))
+        """A new read connection, for one thread.
+
+        Raises:
+            StoreUnavailable: The file is gone or cannot be opened.
+        """
+        try:
+            return Reader(connect(self.path, readonly=True))
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"{self.path} cannot be opened: {error}") from error
 
     def close(self) -> None:
         """Close the writer's connection; its thread must have ended."""

@@ -110,17 +110,19 @@ def add_tasks(tx: Transaction, run_id: int, offset: int, tasks: Sequence[NewTask
 
 def seal(tx: Transaction, run_id: int) -> RunRow:
     """End a submission: from now on its tasks may start. Sealing a sealed run changes nothing."""
-    tasks, sealed, deadline_s = tx.db.execute(
+    row = tx.db.execute(
         "SELECT task_count, sealed_at_ms IS NOT NULL, deadline_s FROM runs WHERE id = ?", (run_id,)
     ).fetchone()
+    if row is None:
+        raise Refused(f"run r{run_id} is gone: its submission was given up")
+    tasks, sealed, deadline_s = row
     if sealed:
         return RunRow(run_id, tasks, sealed=True, existing=True)
     deadline_at_ms = None if deadline_s is None else tx.now_ms + round(deadline_s * 1000)
     tx.db.execute(
-        "UPDATE runs SET sealed_at_ms = ?, deadline_at_ms = ?, ended_at_ms = ? WHERE id = ?",
-        (tx.now_ms, deadline_at_ms, None if tasks else tx.now_ms, run_id),
+        "UPDATE runs SET sealed_at_ms = ?, deadline_at_ms = ? WHERE id = ?", (tx.now_ms, deadline_at_ms, run_id)
     )
-    tx.touched.add(run_id)
+    tx.touched.add(run_id)  # one without open tasks has ended with that
     return RunRow(run_id, tasks, sealed=True, existing=False)
 
 
@@ -132,13 +134,17 @@ def discard(tx: Transaction, run_id: int) -> None:
     """
     _unsealed(tx, run_id)
     tx.db.execute("DELETE FROM runs WHERE id = ?", (run_id,))
+    tx.forget(run_id)
 
 
 def expire_unsealed(tx: Transaction, older_than_ms: int) -> int:
     """Remove submissions that nobody has gone on with; how many."""
-    return tx.db.execute(
-        "DELETE FROM runs WHERE sealed_at_ms IS NULL AND created_at_ms < ?", (tx.now_ms - older_than_ms,)
-    ).rowcount
+    rows = tx.db.execute(
+        "DELETE FROM runs WHERE sealed_at_ms IS NULL AND created_at_ms < ? RETURNING id", (tx.now_ms - older_than_ms,)
+    ).fetchall()
+    for (run_id,) in rows:
+        tx.forget(run_id)
+    return len(rows)
 
 
 def _unsealed(tx: Transaction, run_id: int) -> int:

@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 from typing import Final, TypeVar
 
 from batt_supervisor.core.lifecycle import OPEN, State
-from batt_supervisor.errors import BattError, StoreUnavailable
+from batt_supervisor.errors import StoreUnavailable
 
 T = TypeVar("T")
 
@@ -58,24 +58,37 @@ class Transaction:
     def restore(self, kept: tuple[Counter[TallyKey], set[int]]) -> None:
         self._tallies, self.touched = kept
 
+    def forget(self, run_id: int) -> None:
+        """A run's rows are gone, and so is what was to be counted of it."""
+        for key in [key for key in self._tallies if key[0] == run_id]:
+            del self._tallies[key]
+
+    def open_tasks(self, run_id: int) -> int:
+        """How many tasks of a run have not settled, with all that this transaction has moved."""
+        self._write_tallies()
+        count: int = self.db.execute(_OPEN_LEFT, (run_id,)).fetchone()[0]
+        return count
+
     def close(self) -> None:
         """Write the tallies, and mark runs whose last task has settled."""
         if self._settled_seq is not None:
             self.db.execute("UPDATE counters SET settled_seq = ?", (self._settled_seq,))
-        changed = [(*key, count) for key, count in self._tallies.items() if count]
-        if not changed:
-            return
-        self.db.executemany(
-            "INSERT INTO tallies (run_id, stage, state, outcome, count) VALUES (?, ?, ?, ?, ?) "
-            "ON CONFLICT DO UPDATE SET count = count + excluded.count",
-            changed,
-        )
-        for run_id in {row[0] for row in changed if row[2] in OPEN and row[4] < 0}:
-            if not self.db.execute(_OPEN_LEFT, (run_id,)).fetchone()[0]:
+        for run_id in self.touched:
+            if not self.open_tasks(run_id):
                 self.db.execute(
                     "UPDATE runs SET ended_at_ms = ? WHERE id = ? AND ended_at_ms IS NULL AND sealed_at_ms IS NOT NULL",
                     (self.now_ms, run_id),
                 )
+
+    def _write_tallies(self) -> None:
+        changed = [(*key, count) for key, count in self._tallies.items() if count]
+        self._tallies.clear()
+        if changed:
+            self.db.executemany(
+                "INSERT INTO tallies (run_id, stage, state, outcome, count) VALUES (?, ?, ?, ?, ?) "
+                "ON CONFLICT DO UPDATE SET count = count + excluded.count",
+                changed,
+            )
 
 
 _OPEN_LEFT: Final = (
@@ -103,6 +116,7 @@ class Writer:
         self._queue: SimpleQueue[list[Item] | None] = SimpleQueue()
         self.on_commit = on_commit
         self.beat_s = time.monotonic()
+        self._ended = False
 
     def submit(self, operation: Operation[T]) -> Future[T]:
         """Queue an operation; the future resolves only after its transaction is committed and synced.
@@ -116,6 +130,8 @@ class Writer:
     def submit_all(self, items: list[Item]) -> None:
         """Queue several operations, each with its future, for one transaction."""
         self._queue.put(items)
+        if self._ended:
+            self._refuse_rest()
 
     def stop(self) -> None:
         """Ask the thread to end once everything queued so far is written."""
@@ -123,6 +139,22 @@ class Writer:
 
     def run(self) -> None:
         """The thread's whole life."""
+        self._serve()
+        self._ended = True
+        self._refuse_rest()
+
+    def _refuse_rest(self) -> None:
+        """Answer whoever came after the stop."""
+        while True:
+            try:
+                items = self._queue.get_nowait()
+            except Empty:
+                return
+            for _, future in items or ():
+                if future.set_running_or_notify_cancel():
+                    future.set_exception(StoreUnavailable("the store is closed: battd is going down"))
+
+    def _serve(self) -> None:
         while True:
             self.beat_s = time.monotonic()
             try:
@@ -145,8 +177,10 @@ class Writer:
             until = time.monotonic() + GROUP_S
             items: list[Item] | None = first
             while items is not None:
-                pending += [future for _, future in items]
-                for operation, future in items:
+                # A caller that has gone away (its connection was closed) wants nothing done.
+                wanted = [(operation, future) for operation, future in items if future.set_running_or_notify_cancel()]
+                pending += [future for _, future in wanted]
+                for operation, future in wanted:
                     answers.append((future, *self._one(transaction, operation)))
                 if len(pending) >= GROUP_MAX or time.monotonic() > until:
                     break
@@ -160,7 +194,8 @@ class Writer:
         except sqlite3.Error as error:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
-            for future in pending or [future for _, future in first]:
+            begun = pending or [future for _, future in first if future.set_running_or_notify_cancel()]
+            for future in begun:
                 future.set_exception(StoreUnavailable(f"the store cannot write: {error}"))
             return stopping
         # Told first, so that a caller that goes on at once already finds it done.
@@ -173,14 +208,15 @@ class Writer:
         return stopping
 
     def _one(self, transaction: Transaction, operation: Operation[object]) -> tuple[object, Exception | None]:
-        """Run one operation; an error of its own undoes only its own work."""
+        """Run one operation; an error of its own, whatever it is, undoes only its own work and is its caller's."""
         kept = transaction.snapshot()
         self._db.execute("SAVEPOINT one")
         value, refusal = None, None
         try:
             value = operation(transaction)
-        except (BattError, sqlite3.Error) as error:
-            # Raises in turn where the error has ended the whole transaction (disk full).
+        except Exception as error:
+            if not self._db.in_transaction:
+                raise  # it has ended the whole transaction (disk full), and every caller of it is told so
             self._db.execute("ROLLBACK TO one")
             transaction.restore(kept)
             is_sql = isinstance(error, sqlite3.Error)
