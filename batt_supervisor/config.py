@@ -25,6 +25,12 @@ def _seconds(value: object) -> float:
         raise ValueError(str(error)) from error
 
 
+def _number(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("must be a number, not true or false")
+    return value
+
+
 def _bytes(value: object) -> int:
     try:
         return parse_size(value)  # type: ignore[arg-type]
@@ -32,7 +38,8 @@ def _bytes(value: object) -> int:
         raise ValueError(str(error)) from error
 
 
-Duration = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
+Duration = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, BeforeValidator(_number)]
 Size = Annotated[int, BeforeValidator(_bytes), Field(ge=0)]
 
 SOCKET_PATH_MAX = 107
@@ -47,20 +54,20 @@ class Settings(BaseModel):
     state_dir: Path
     socket: Path
     socket_group: str | None = None
-    slots: int = Field(default_factory=lambda: len(os.sched_getaffinity(0)), ge=1, le=512)
-    max_tasks: int = Field(default=100, ge=0)
+    slots: Count = Field(default_factory=lambda: len(os.sched_getaffinity(0)), ge=1, le=512)
+    max_tasks: Count = Field(default=100, ge=0)
     preload: tuple[str, ...] = ()
     allow: tuple[str, ...] = ("*", "cmd:*")
     timeout: Duration = 600.0
-    max_attempts: int = Field(default=1, ge=1, le=1000)
+    max_attempts: Count = Field(default=1, ge=1, le=1000)
     retry_delay: Duration = 1.0
     boot_timeout: Annotated[Duration, Field(le=3600)] = 60.0
     drain_timeout: Duration = 30.0
     watchdog: Duration = 10.0
     need_memory: Size = 128 * 2**20
-    need_threads: int = Field(default=4, ge=1)
+    need_threads: Count = Field(default=4, ge=1)
     reserve_memory: Size = 256 * 2**20
-    reserve_threads: int = Field(default=64, ge=0)
+    reserve_threads: Count = Field(default=64, ge=0)
     max_args_bytes: Size = 2**20
     max_result_bytes: Size = 64 * 2**20
     synchronous: Literal["full", "normal"] = "full"
@@ -70,7 +77,10 @@ class Settings(BaseModel):
     @field_validator("state_dir", "socket")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
-        return value.expanduser().absolute()
+        try:
+            return value.expanduser().absolute()
+        except RuntimeError as error:
+            raise ValueError(f"{value}: {error}") from error
 
     @field_validator("socket")
     @classmethod
@@ -123,8 +133,13 @@ class Settings(BaseModel):
         return limits
 
     def allows(self, work: str) -> bool:
-        """Whether a function's import path, or `cmd:` and a command's first word, may run."""
-        return any(fnmatch.fnmatchcase(work, pattern) for pattern in self.allow)
+        """Whether a function's import path, or `cmd:` and a command's first word, may run.
+
+        A pattern for functions allows no command: `*` is every function, `cmd:*` every command.
+        """
+        kind = work.startswith("cmd:")
+        patterns = (pattern for pattern in self.allow if pattern.startswith("cmd:") == kind)
+        return any(fnmatch.fnmatchcase(work, pattern) for pattern in patterns)
 
 
 RELOADABLE = frozenset(
@@ -152,16 +167,18 @@ def load(environ: Mapping[str, str], config: Path | None, flags: Mapping[str, An
     given: dict[str, Any] = _read(path) if path else {}
     if path:  # relative paths in the file are relative to the file
         for key in ("state_dir", "socket"):
-            if isinstance(given.get(key), str):
-                given[key] = str(path.absolute().parent / Path(given[key]).expanduser())
+            if isinstance(given.get(key), str) and not given[key].startswith("~"):
+                given[key] = str(path.absolute().parent / given[key])
     for key in Settings.model_fields:
         variable = f"BATT_{key.upper()}"
         if environ.get(variable):
             given[key] = _from_variable(key, environ[variable])
     given |= {key: value for key, value in flags.items() if value is not None}
     given.setdefault("state_dir", default_state_dir(environ))
-    given.setdefault("socket", default_socket({}, Path(given["state_dir"]).expanduser().absolute()))
     try:
+        if "socket" not in given:
+            # The directory is checked first: an error is to name the key that was given.
+            given["socket"] = default_socket({}, Settings(**{**given, "socket": Path("/")}).state_dir)
         return Settings(**given)
     except ValidationError as error:
         raise BadConfiguration(_sentence(error, path)) from error

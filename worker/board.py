@@ -94,7 +94,7 @@ class Board:
     def read_reports(self, start: int) -> Iterator[tuple[bytes, int]]:
         """Reports from `start` on (0, or the last position given), each with the position behind it."""
         end = min(_FILLED.unpack_from(self._page, _FILLED_AT)[0], SIZE - _TRAY)
-        while start < end:
+        while start + _LENGTH.size <= end:
             size = _LENGTH.unpack_from(self._page, _TRAY + start)[0]
             first = _TRAY + start + _LENGTH.size
             start += _LENGTH.size + size

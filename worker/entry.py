@@ -15,8 +15,8 @@ from typing import Any
 from worker import fresh, guard, isolate, meter, report
 from worker.board import Board
 
-MODULES_MAX = 20
-"""More than this many would take too much of a report's space."""
+MODULES_MAX, MODULES_BYTES = 20, 3_000
+"""How many module files a report may name, in how many bytes of JSON; a longer list goes into a file."""
 
 
 @dataclass
@@ -59,18 +59,18 @@ def serve(frame: bytes) -> None:
         told["serial"] = item["serial"]
         if len(fresh.loaded) != here.reported:
             here.reported = len(fresh.loaded)
-            told |= _modules()
+            told |= _modules(f"{item['task']}-{item['attempt']}")
         here.board.write_report(report.pack(told, f"{here.results}/{item['task']}-{item['attempt']}.json"))
         if "recycle" in told:
             return  # what could not be put back must not meet the next attempt, which goes to another worker
 
 
-def _modules() -> dict[str, Any]:
+def _modules(attempt: str) -> dict[str, Any]:
     """The room's own modules that are loaded, or the name of a file that lists them."""
     stamps = {path: list(stamp) for path, stamp in fresh.loaded.items()}
-    if len(stamps) <= MODULES_MAX:
+    if len(stamps) <= MODULES_MAX and len(json.dumps(stamps)) <= MODULES_BYTES:
         return {"modules": stamps}
-    name = f"modules-{os.getpid()}.json"
+    name = f"modules-{attempt}.json"
     with open(f"{here.results}/{name}", "w", encoding="utf-8") as listed:
         json.dump(stamps, listed)
     return {"modules_file": name}
@@ -85,7 +85,7 @@ def _whole(frame: bytes) -> bytes:
 
 def _attempt(request: dict[str, Any]) -> dict[str, Any]:
     """Run one attempt; its report with what it used."""
-    baseline = here.baseline = here.baseline or isolate.Baseline()
+    baseline = here.baseline = here.baseline or isolate.Baseline(here.cwd)
     meter.reset_peak()
     began = time.monotonic()
     cpu = meter.cpu_s()

@@ -19,6 +19,7 @@ from importlib.machinery import (
     SourcelessFileLoader,
 )
 from types import CodeType
+from typing import Any
 
 Stamp = tuple[int, int, int, int]
 """A file's state: modification and change time in ns, size, inode."""
@@ -54,12 +55,17 @@ class FreshLoader(SourceFileLoader):
         return super().get_code(fullname)
 
     def get_data(self, path: str) -> bytes:
-        if path.endswith(tuple(BYTECODE_SUFFIXES)):
-            cached = os.stat(path).st_mtime_ns // 1_000_000_000
-            source = os.stat(self.path).st_mtime_ns // 1_000_000_000
-            if cached <= source:
-                raise OSError("cached within the second in which its source was written")
+        if path.endswith(tuple(BYTECODE_SUFFIXES)) and self.path in loaded:
+            source = os.stat(self.path)
+            # The change time, for a file may be put in place with an old modification time (rsync -t, cp -p, tar).
+            if os.stat(path).st_mtime_ns <= max(source.st_mtime_ns, source.st_ctime_ns):
+                raise OSError("its source has changed since")
         return super().get_data(path)
+
+    def set_data(self, path: str, data: Any, *, _mode: int = 0o666) -> None:
+        if self.path in loaded and stamp(self.path) != loaded[self.path]:
+            return  # changed while it was compiled: this is the code of a file that is no more
+        super().set_data(path, data, _mode=_mode)
 
 
 def install() -> None:

@@ -3,24 +3,43 @@
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
+import _thread
+import contextlib
 import os
+import resource
 import signal
 import sys
 import threading
 from typing import Any
 
 # As plain numbers and through `_signal`, whose functions `signal` wraps: making an enum member of each number and
-# handler would take longer than all the rest of a restore.
-_SIGNALS = tuple(
-    int(getattr(signal, name)) for name in ("SIGINT", "SIGTERM", "SIGALRM", "SIGUSR1", "SIGUSR2", "SIGCHLD", "SIGHUP")
+# handler would take longer than all the rest of a restore. The two that are left out cannot be handled.
+_SIGNALS = tuple(number for number in range(1, 32) if number not in (signal.SIGKILL, signal.SIGSTOP))
+
+_LIMITS = (
+    resource.RLIMIT_AS,
+    resource.RLIMIT_CORE,
+    resource.RLIMIT_CPU,
+    resource.RLIMIT_DATA,
+    resource.RLIMIT_FSIZE,
+    resource.RLIMIT_NOFILE,
+    resource.RLIMIT_NPROC,
+    resource.RLIMIT_STACK,
 )
 
 
 class Baseline:
-    """The state of the process before an attempt."""
+    """The state of the process before an attempt.
 
-    def __init__(self) -> None:
-        self._cwd = os.getcwd()
+    Args:
+        cwd: The directory it is to be in, which need not be there any more; None for the present one.
+    """
+
+    def __init__(self, cwd: str | None = None) -> None:
+        self._cwd = cwd or ""
+        if cwd is None:
+            with contextlib.suppress(FileNotFoundError):
+                self._cwd = os.getcwd()
         self._environ = os.environ
         self._variables: Any = dict(_encoded(os.environ))
         self._umask = os.umask(0o077)
@@ -29,7 +48,10 @@ class Baseline:
         self._streams = (sys.stdin, sys.stdout, sys.stderr)
         self._path = list(sys.path)
         self._handlers: dict[int, Any] = {number: _signal.getsignal(number) for number in _SIGNALS}
+        self._mask = _signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        self._limits = {limit: resource.getrlimit(limit) for limit in _LIMITS}
         self._threads = set(threading.enumerate())
+        self._thread_count = _thread._count()
 
     def restore(self) -> str | None:
         """Undo what the attempt changed; what cannot be undone, as the reason for recycling the worker."""
@@ -37,6 +59,7 @@ class Baseline:
         for number, handler in self._handlers.items():
             if _signal.getsignal(number) is not handler and handler is not None:
                 _signal.signal(number, handler)
+        _signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
         sys.setrecursionlimit(self._recursion)
         sys.path[:] = self._path
         os.umask(self._umask)
@@ -45,16 +68,32 @@ class Baseline:
             os.environ.clear()
             for name, value in self._variables.items():
                 os.environb[name] = value
-        for stream in {sys.stdout, sys.stderr, *self._streams[1:]}:
+        for stream in (sys.stdout, sys.stderr, *self._streams[1:]):
             _flush(stream)
         sys.stdin, sys.stdout, sys.stderr = self._streams
+        return self._limits_back() or self._cwd_back() or self._threads_left()
+
+    def _limits_back(self) -> str | None:
+        for limit, before in self._limits.items():
+            if resource.getrlimit(limit) != before:
+                try:
+                    resource.setrlimit(limit, before)
+                except (OSError, ValueError) as error:
+                    return f"a resource limit cannot be put back: {error}"
+        return None
+
+    def _cwd_back(self) -> str | None:
         try:
             os.chdir(self._cwd)
         except OSError as error:
             return f"its directory cannot be entered again: {error}"
+        return None
+
+    def _threads_left(self) -> str | None:
         left = [thread.name for thread in threading.enumerate() if thread not in self._threads]
-        if left:
-            return f"left {len(left)} threads running: {', '.join(left[:3])}"
+        count = max(len(left), _thread._count() - self._thread_count)
+        if count > 0:
+            return f"left {count} threads running{': ' if left else ''}{', '.join(left[:3])}"
         return None
 
 
@@ -66,8 +105,8 @@ def _encoded(environ: Any) -> Any:
 def _flush(stream: Any) -> None:
     try:
         stream.flush()
-    except (OSError, ValueError, AttributeError):
-        # The task closed or replaced it; what it had not flushed was its own to lose.
+    except Exception:
+        # The task closed it, or made something of its own of it; what was not flushed was its own to lose.
         return
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 FRAME_MAX = 15_000
@@ -37,23 +38,27 @@ def of_value(value: Any, value_max: int) -> dict[str, Any]:
 
 
 def of_error(error: BaseException) -> dict[str, Any]:
-    """The report of a task that raised. Never fails, whatever the exception's own methods do."""
-    kind = type(error)
-    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    try:
-        message = str(error)
-    except BaseException as second:
-        message = f"(its message cannot be shown: {type(second).__name__})"
-    try:
-        trace = "".join(traceback.format_exception(error, limit=-30))
-    except BaseException as second:
-        trace = f"(its traceback cannot be shown: {type(second).__name__})"
-    outcome = _outcome(error)
+    """The report of a task that raised. Never fails, whatever the exception's own methods and attributes do."""
+    name = _guarded(lambda: _type_name(type(error)), "the type cannot be shown")
+    message = _guarded(lambda: str(error), "its message cannot be shown")
+    trace = _guarded(lambda: "".join(traceback.format_exception(error, limit=-30)), "its traceback cannot be shown")
     return {
-        "outcome": outcome,
+        "outcome": _guarded(lambda: _outcome(error), "") or "exception",
         "reason": clip(f"{name}: {message}" if message else name, 300),
         "error": {"type": clip(name, 300), "message": clip(message), "traceback": _tail(trace)},
     }
+
+
+def _guarded(make: Callable[[], str], otherwise: str) -> str:
+    """What `make` gives; a note in brackets where the task's own code, which it runs, raises or gives no text."""
+    try:
+        return str.__str__(make())
+    except BaseException as second:
+        return f"({otherwise}: {type(second).__name__})" if otherwise else ""
+
+
+def _type_name(kind: type) -> str:
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def of_exit(code: int) -> dict[str, Any]:
@@ -84,34 +89,39 @@ def _tail(text: str) -> str:
 
 
 def _outcome(error: BaseException) -> str:
-    """Whether the exception, or one it came from, says that there was no memory or no thread to be had."""
+    """Whether the exception, one it came from, or one of its group, says that there was no memory or no thread."""
     seen: set[int] = set()
-    link: BaseException | None = error
-    while link is not None and id(link) not in seen:
+    links: list[BaseException] = [error]
+    while links:
+        link = links.pop()
+        if id(link) in seen:
+            continue
         seen.add(id(link))
         if isinstance(link, MemoryError) or (isinstance(link, OSError) and link.errno == errno.ENOMEM):
             return "out_of_memory"
         if isinstance(link, BlockingIOError) and link.errno == errno.EAGAIN and _from_fork(link):
             return "out_of_threads"
-        if isinstance(link, RuntimeError) and any(words in _text(link) for words in _NO_THREADS):
+        if isinstance(link, RuntimeError) and any(words in _guarded(link.__str__, "") for words in _NO_THREADS):
             return "out_of_threads"
-        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+        if isinstance(link, BaseExceptionGroup):
+            links += link.exceptions
+        origin = link.__cause__
+        if origin is None and not link.__suppress_context__:
+            origin = link.__context__
+        if origin is not None:
+            links.append(origin)
     return "exception"
 
 
 def _from_fork(error: OSError) -> bool:
     """EAGAIN is also what a full non-blocking pipe says; only starting a process makes it a lack of threads."""
-    names = [frame.name for frame in traceback.extract_tb(error.__traceback__)[-3:]]
-    return (
-        bool({"_execute_child", "_fork_exec", "_launch", "spawnv_passfds"} & set(names)) or error.filename is not None
-    )
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)
-    except BaseException:
-        return ""
+    functions: set[str] = set()
+    called: set[str] = set()
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        functions.add(frame.f_code.co_name)
+        called = set(frame.f_code.co_names)  # in the end those of the innermost, which made the call
+    in_library = bool({"_execute_child", "_fork_exec", "_launch", "spawnv_passfds"} & functions)
+    return in_library or error.filename is not None or bool({"fork", "forkpty", "posix_spawn", "posix_spawnp"} & called)
 
 
 def pack(report: dict[str, Any], spill: str) -> bytes:
@@ -126,9 +136,11 @@ def pack(report: dict[str, Any], spill: str) -> bytes:
         _write(spill, report["value"].encode())
         report = {**report, "value": None, "file": os.path.basename(spill)}
         data = json.dumps(report, separators=(",", ":")).encode()
-    if len(data) > FRAME_MAX and "error" in report:
-        # Only an exception's texts are left to be large: non-ASCII ones take six bytes a character.
-        short = {key: clip(text, 700) for key, text in report["error"].items()}
+    limit = MESSAGE_MAX
+    while len(data) > FRAME_MAX and "error" in report and limit > 50:
+        # Only an exception's texts are left to be large: in JSON a character may take twelve bytes.
+        limit //= 2
+        short = {key: clip(text, limit) for key, text in report["error"].items()}
         data = json.dumps({**report, "error": short}, separators=(",", ":")).encode()
     return data
 

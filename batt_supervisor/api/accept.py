@@ -30,8 +30,8 @@ def new_run(spec: RunSpec, settings: Settings, environ: Mapping[str, str]) -> Ne
     if not os.path.isabs(spec.cwd) or not os.path.isdir(spec.cwd):
         raise BadInput(f"cwd: {spec.cwd!r} is not an absolute path of a directory")
     for name, value in spec.env.items():
-        if not name or "=" in name or "\0" in name + value:
-            raise BadInput(f"env: {name!r} is not a variable's name")
+        if not name or "=" in name or "\0" in name + value or not _encodable(name + value):
+            raise BadInput(f"env: {name!r} cannot be a variable, or have this value")
     names = [stage.name for stage in spec.stages]
     if len(set(names)) != len(names):
         raise BadInput(f"stages: two have the name {next(name for name in names if names.count(name) > 1)!r}")
@@ -50,6 +50,14 @@ def new_run(spec: RunSpec, settings: Settings, environ: Mapping[str, str]) -> Ne
     return NewRun(spec.name, spec.key, spec.cwd, spec.env, spec.deadline_s, tuple(stages))
 
 
+def _encodable(text: str) -> bool:
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False  # half of a surrogate pair: JSON can hold it, an environment cannot
+    return True
+
+
 def _after(stage: StageSpec, earlier: Sequence[str]) -> Iterator[int]:
     for name in stage.after:
         if name not in earlier:
@@ -64,6 +72,8 @@ def _check_work(stage: StageSpec, settings: Settings, environ: Mapping[str, str]
         search = [cwd, *filter(None, environ.get("PYTHONPATH", "").split(os.pathsep)), *sys.path]
         check_function(stage.function, search)
     elif stage.command:
+        if any("\0" in part for part in stage.command):
+            raise BadInput(f"stage {stage.name!r}: a command cannot hold NUL characters")
         word = "/bin/sh" if stage.shell else stage.command[0]
         if not settings.allows(f"cmd:{word}"):
             raise NotAllowed(f"command {word!r} is not allowed here: allow = {list(settings.allow)}")
@@ -75,10 +85,11 @@ def _check_command(word: str, path: str, cwd: str) -> None:
     if "{item}" in word:
         return  # known only for each task
     if os.sep in word:
-        if not os.access(os.path.join(cwd, word), os.X_OK):
+        file = os.path.join(cwd, word)
+        if not os.path.isfile(file) or not os.access(file, os.X_OK):
             raise BadInput(f"command {word!r} is not an executable file below {cwd}")
     elif shutil.which(word, path=path) is None:
-        found = (name for folder in path.split(os.pathsep) if os.path.isdir(folder) for name in os.listdir(folder))
+        found = (name for folder in path.split(os.pathsep) for name in _listed(folder))
         raise BadInput(f"command {word!r} is not found on the PATH{nearest(word, found)}")
 
 
@@ -117,7 +128,9 @@ def _find(path: str, module: str, search: Sequence[str]) -> ModuleSpec:
     for part in module.split("."):
         name = f"{found}.{part}" if found else part
         PathFinder.invalidate_caches()
-        spec = PathFinder.find_spec(name, list(places)) or _elsewhere(name, places)
+        # By its last part alone: for a dotted name a namespace package asks sys.modules for its parent, which nobody has
+        # imported here.
+        spec = PathFinder.find_spec(part, list(places)) or _elsewhere(name, places)
         if spec is None:
             inside = f"in package {found!r}" if found else f"from {search[0]}"
             raise BadInput(f"function {path!r}: no module {part!r} {inside}{nearest(part, _modules(places))}")
@@ -136,30 +149,55 @@ def _elsewhere(name: str, places: Sequence[str]) -> ModuleSpec | None:
     return None
 
 
+def _listed(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []  # only a suggestion is lost
+
+
 def _modules(places: Sequence[str]) -> Iterator[str]:
     """Names of modules below the places, for a suggestion."""
     for place in places:
-        if os.path.isdir(place):
-            for entry in os.listdir(place):
-                stem, suffix = os.path.splitext(entry)
-                if stem.isidentifier() and (suffix == ".py" or os.path.isdir(os.path.join(place, entry))):
-                    yield stem
+        for entry in _listed(place):
+            stem, suffix = os.path.splitext(entry)
+            is_module = suffix == ".py" or os.path.isdir(os.path.join(place, entry))
+            if is_module and stem.isidentifier() and not stem.startswith("__"):
+                yield stem
+
+
+_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+_COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 
 def _defined(tree: ast.AST) -> Iterator[str]:
     """Names that a module's top level binds, in whatever statement; `*` for what it takes from elsewhere unseen."""
-    for node in ast.iter_child_nodes(tree):
+    for node in ast.walk(tree):
         match node:
-            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
-                yield node.name
-            case ast.Import() | ast.ImportFrom():
-                for alias in node.names:
+            case ast.Call(func=ast.Name(id="globals" | "locals" | "vars" | "setattr" | "exec")):
+                yield "*"
+            case ast.Attribute(attr="__dict__"):
+                yield "*"
+            case ast.Global(names=names):
+                yield from names
+    # Without recursion: a generated module may have thousands of levels.
+    pending: list[ast.AST] = list(ast.iter_child_nodes(tree))
+    while pending:
+        node = pending.pop()
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                yield name
+            case ast.Import(names=aliases) | ast.ImportFrom(names=aliases):
+                for alias in aliases:
                     yield (alias.asname or alias.name).partition(".")[0]
             case ast.Name(id=name, ctx=ast.Store()):
                 yield name
-            case ast.Call(func=ast.Name(id="globals" | "setattr" | "exec")):
-                yield "*"
-            case ast.Lambda() | ast.ListComp() | ast.SetComp() | ast.DictComp() | ast.GeneratorExp():
-                continue
-            case _:
-                yield from _defined(node)
+            case ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)) | ast.ExceptHandler(name=str(name)):
+                yield name
+            case ast.MatchMapping(rest=str(name)):
+                yield name
+        if isinstance(node, _COMPREHENSIONS):
+            # Its own variables are not the module's; what `:=` binds in it is.
+            yield from (inner.target.id for inner in ast.walk(node) if isinstance(inner, ast.NamedExpr))
+        elif not isinstance(node, _SCOPES):
+            pending += ast.iter_child_nodes(node)

@@ -9,7 +9,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import uvicorn
@@ -17,6 +17,9 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from batt_supervisor.errors import BadConfiguration, StateDirUnusable
+
+SO_PEERGROUPS = 59
+"""Of Linux; the socket module does not name it."""
 
 
 def bind(path: Path, group: str | None) -> socket.socket:
@@ -44,11 +47,20 @@ def bind(path: Path, group: str | None) -> socket.socket:
         if gid is not None:
             os.chown(path, -1, gid)
             path.chmod(0o660)
+            _let_through(path.parent, gid)
         listener.listen(128)
     except OSError as error:
         listener.close()
         raise StateDirUnusable(f"the socket {path} cannot be made: {error.strerror or error}") from error
     return listener
+
+
+def _let_through(folder: Path, gid: int) -> None:
+    """Let the group pass through the socket's own folder, without seeing what else is in it."""
+    found = folder.stat()
+    if found.st_uid == os.geteuid() and not found.st_mode & 0o001:
+        os.chown(folder, -1, gid)
+        folder.chmod(found.st_mode & 0o700 | 0o010)
 
 
 def _refuse_if_served(path: Path) -> None:
@@ -67,10 +79,16 @@ class PeerChecked(H11Protocol):
         peer = transport.get_extra_info("socket")
         raw = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         _, uid, gid = struct.unpack("3i", raw)
-        if uid not in (0, os.geteuid()) and gid != _group_of(peer):
+        if uid not in (0, os.geteuid()) and _group_of(peer) not in {gid, *_groups(peer)}:
             transport.abort()
             return
         super().connection_made(transport)
+
+
+def _groups(peer: socket.socket) -> Iterator[int]:
+    """The peer's further groups."""
+    raw = peer.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 4 * 65536)
+    return (found[0] for found in struct.iter_unpack("I", raw))
 
 
 def _group_of(peer: socket.socket) -> int | None:

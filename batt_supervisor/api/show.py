@@ -8,6 +8,7 @@ from pathlib import Path
 
 from batt_supervisor.api.service import Service
 from batt_supervisor.core.lifecycle import SETTLED, State, run_state
+from batt_supervisor.errors import NotFound
 from batt_supervisor.store.read import AttemptRow, RunRow, StageRow, TallyRow, TaskRow
 from batt_supervisor.wire import (
     AttemptInfo,
@@ -90,7 +91,10 @@ def _value(row: TaskRow, results: Path) -> Json:
     if row.value is not None:
         return json.loads(row.value)
     if row.file is not None:
-        return json.loads((results / row.file).read_bytes())
+        try:
+            return json.loads((results / row.file).read_bytes())
+        except OSError as error:
+            raise NotFound(f"the result of task {task_name(row.id)} cannot be read: {error.strerror}") from error
     return None
 
 

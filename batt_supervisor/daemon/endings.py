@@ -27,7 +27,8 @@ def ending_of(seen: Exit, stop: Stop | None, *, called: bool, wall_s: float) -> 
             peak_memory_bytes=seen.peak_memory_bytes,
         )
     if seen.exit_code is None or not (called or seen.begun):
-        return Ending(Outcome.LOST, seen.broken or "its worker went away before the function was called", wall_s=wall_s)
+        when = "while it ran" if called else "before the function was called"
+        return Ending(Outcome.LOST, seen.broken or f"its worker went away {when}", wall_s=wall_s)
     when = "" if called else " while its function was looked for"
     if seen.exit_code < 0:
         name = signal_name(-seen.exit_code)

@@ -92,8 +92,7 @@ class Daemon:
         try:
             loop.run(lambda: self._round(loop, crew, watched))
         except Exception:
-            traceback.print_exc()
-            threads.give_up("the loop ended by an error")
+            threads.give_up(f"{traceback.format_exc()}the loop ended by an error")
         self._close(loop, crew, server, headroom)
 
     def _round(self, loop: Loop, crew: Crew, watched: list[threads.Watched]) -> None:

@@ -54,6 +54,7 @@ def hold(path: Path, socket: Path) -> StateDir:
         owner = path.stat().st_uid
         if owner != os.geteuid():
             raise StateDirUnusable(f"the state directory {path} belongs to uid {owner}, not to {os.geteuid()}")
+        path.chmod(0o700)  # also one that was there before: it holds what tasks were given, and what they wrote
         for name in ("logs", "results"):
             (path / name).mkdir(mode=0o700, exist_ok=True)
         lock = open(path / "lock", "a+", encoding="utf-8")  # noqa: SIM115 - held for the life of the process

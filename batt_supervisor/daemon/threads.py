@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
+import select
 import threading
 import time
 import traceback
@@ -17,9 +17,17 @@ EXIT_HALF_DEAD: Final = 70
 
 def give_up(reason: str) -> NoReturn:
     """End the process at once, without any of the orderly steps that a broken process can hang in."""
-    sys.stderr.write(f"battd: {reason}; leaving with exit code {EXIT_HALF_DEAD}\n")
-    sys.stderr.flush()
-    os._exit(EXIT_HALF_DEAD)
+    try:
+        # Straight to the descriptor, and only if it takes it at once: a log that is full or gone must not keep battd.
+        text = f"battd: {reason}; leaving with exit code {EXIT_HALF_DEAD}\n".encode(errors="replace")
+        writable = select.poll()
+        writable.register(2, select.POLLOUT)
+        if writable.poll(1000):
+            os.write(2, text[-4096:])
+    except OSError:
+        pass
+    finally:
+        os._exit(EXIT_HALF_DEAD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +65,7 @@ class Crewmen:
             fault(self._faults, name)
             body()
         except BaseException:
-            traceback.print_exc()
-            give_up(f"thread {name!r} ended by an error")
+            give_up(f"{traceback.format_exc()}thread {name!r} ended by an error")
         if not self.leaving:
             give_up(f"thread {name!r} ended unexpectedly")
 

@@ -258,7 +258,8 @@ def retry_some(tx: Transaction, run_id: int, task_id: int | None, states: Iterab
         # What the deadline has cut stays cut until it, too, is retried: `deadline_cut` is not taken back.
         tx.db.execute(
             "UPDATE runs SET ended_at_ms = NULL, closing = NULL, "
-            "deadline_at_ms = CAST(? + deadline_s * 1000 AS INTEGER) WHERE id = ? AND ended_at_ms IS NOT NULL",
+            "deadline_at_ms = CAST(? + deadline_s * 1000 AS INTEGER) WHERE id = ? "
+            "AND (ended_at_ms IS NOT NULL OR closing IS NOT NULL)",
             (tx.now_ms, run_id),
         )
     return moved
