@@ -128,8 +128,8 @@ def _find(path: str, module: str, search: Sequence[str]) -> ModuleSpec:
     for part in module.split("."):
         name = f"{found}.{part}" if found else part
         PathFinder.invalidate_caches()
-        # By its last part alone: for a dotted name a namespace package asks sys.modules for its parent, which nobody has
-        # imported here.
+        # By its last part alone: for a dotted name a namespace package asks sys.modules for its parent, and nobody has
+        # imported that here.
         spec = PathFinder.find_spec(part, list(places)) or _elsewhere(name, places)
         if spec is None:
             inside = f"in package {found!r}" if found else f"from {search[0]}"

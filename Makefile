@@ -1,0 +1,76 @@
+# Everything here works in a fresh clone, on a machine that has Python 3.11 or newer, make and a shell.
+# Nothing is written outside the clone, but for what tests keep in the system's temporary folder while they run: a unix
+# socket's path has at most 107 bytes, and a clone may be deep.
+
+VENV := .venv
+BIN := $(VENV)/bin
+# Whatever is missing is installed, again whenever pyproject.toml is newer than these.
+TO_RUN := $(VENV)/ready-to-run
+TO_TEST := $(VENV)/ready-to-test
+
+# pip would keep what it fetches in the home directory, and unpack it in /tmp. Everything is fetched once, into the
+# virtual environment, so a cache in the clone would only be a second copy.
+export PIP_NO_CACHE_DIR := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+INSTALL = TMPDIR="$(CURDIR)/$(VENV)/tmp" $(BIN)/python -m pip install --quiet --editable
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench clean
+
+help:
+	@echo 'make demo    run a real batch through supervisord, battd and battctl (DEMO="-c 32" for a smaller one)'
+	@echo 'make test    the tests (TEST="-k wall -x" for pytest)'
+	@echo 'make check   style, types, layers, and the systemd units'
+	@echo 'make bench   throughput, beside pebble alone (BENCH="--help" for its options)'
+	@echo 'make clean   remove what these have made, the virtual environment too'
+	@echo
+	@echo 'Each sets up .venv first. PYTHON=/path/to/python3.12 makes it from that Python.'
+
+demo: $(TO_RUN)
+	@$(BIN)/python deploy/demo.py $(DEMO)
+
+test: $(TO_TEST)
+	@$(BIN)/python -m pytest $(TEST)
+
+check: $(TO_TEST)
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+	$(BIN)/python -m pytest -q tests/test_layers.py
+	@TMPDIR="$(CURDIR)/$(VENV)/tmp" deploy/check-unit.sh $(BIN)/battd
+
+bench: $(TO_TEST)
+	@$(BIN)/python benchmarks/throughput.py $(BENCH)
+
+clean:
+	rm -rf $(VENV) .demo .bench .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	find batt_supervisor worker tests benchmarks deploy -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(TO_RUN): pyproject.toml | $(BIN)/python
+	@echo 'Installing what running needs into $(VENV)' >&2
+	@$(INSTALL) '.[arc,supervisor]'
+	@touch $@
+
+$(TO_TEST): pyproject.toml | $(BIN)/python
+	@echo 'Installing what running and testing need into $(VENV)' >&2
+	@$(INSTALL) '.[test]'
+	@touch $@ $(TO_RUN)
+
+# A link into a Python that is gone counts as missing, so the environment is made anew then.
+$(BIN)/python:
+	@found=; for python in $(or $(PYTHON),python3.11 python3.12 python3.13 python3.14 python3 python); do \
+		if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$$python; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+		echo 'There is no Python 3.11 or newer here$(if $(PYTHON), by the name $(PYTHON))' >&2; \
+		echo 'Name one: make PYTHON=/path/to/python3.11 ...' >&2; \
+		exit 1; \
+	fi; \
+	echo "Making $(VENV) with $$found" >&2; \
+	trap 'rm -rf $(VENV); exit 130' INT TERM; \
+	"$$found" -m venv --clear $(VENV) || { \
+		rm -rf $(VENV); \
+		echo "$$found cannot make virtual environments; on Debian and Ubuntu the package is called python3-venv" >&2; \
+		exit 1; \
+	}
+	@mkdir -p $(VENV)/tmp
