@@ -425,13 +425,16 @@ class Daemon:
 
     def orphans(self) -> list[int]:
         """Processes of its workers, and what those started, that live though the battd they belong to is gone."""
-        below = set(proc.descendants(self.pid)) if self.alive() else set()
-        found = []
-        for pid in proc.holding(launch.TOKEN, self._token):
+        return [pid for pid in proc.holding(launch.TOKEN, self._token) if not self._has(pid)]
+
+    def _has(self, pid: int) -> bool:
+        """Whether a process is below the battd that runs now, or has ended."""
+        while pid > 1:
             stat = proc.stat(pid)
-            if pid not in below and pid != self.pid and stat is not None and stat.state != "Z":
-                found.append(pid)
-        return found
+            if stat is None or stat.state == "Z" or (pid == self.pid and self.alive()):
+                return True
+            pid = stat.parent
+        return False
 
     # Its work
 

@@ -7,6 +7,13 @@ from typing import Final
 
 from worker.board import PACK_MAX
 
+KNOWN_AFTER: Final = 16
+"""Attempts of a kind before anything is made of their pace."""
+
+STEADY: Final = 5
+"""How many times as long as its kind's limit below a slow attempt may have taken. A kind in which some take long is left
+alone: what was claimed ahead, or sent in a pack, would wait behind one of those."""
+
 SHORT_S: Final = 0.02
 """A kind whose attempts take less is claimed ahead of a free slot: the next one then need not wait for the disk."""
 
@@ -17,8 +24,8 @@ AHEAD_MAX: Final = 64
 """Most attempts that are claimed ahead for each slot; they are what a kill of battd loses beside those that run."""
 
 TINY_S: Final = 0.002
-"""A kind whose attempts take less, and of which none has lately taken five times as much, is sent in packs of about
-this much work: handing a single one over costs more than making it."""
+"""A kind whose attempts take less is sent in packs of about this much work: handing a single one over costs more than
+making it."""
 
 WEIGHT: Final = 0.2
 """How much of a kind's pace its latest attempt makes."""
@@ -34,6 +41,9 @@ class _Kind:
     mean_s: float
     worst_s: float
     attempts: int = 1
+
+    def steadily_under(self, limit_s: float) -> bool:
+        return self.attempts >= KNOWN_AFTER and self.mean_s < limit_s and self.worst_s < STEADY * limit_s
 
 
 class Pace:
@@ -58,12 +68,12 @@ class Pace:
         return {
             kind: slots * max(1, min(AHEAD_MAX, round(AHEAD_S / max(known.mean_s, 1e-6))))
             for kind, known in self._kinds.items()
-            if known.mean_s < SHORT_S
+            if known.steadily_under(SHORT_S)
         }
 
     def pack(self, kind: str, ready: int, slots: int) -> int:
         """How many of `ready` attempts of a kind one of so many slots is given at once."""
         known = self._kinds.get(kind)
-        if known is None or known.attempts < PACK_MAX or known.mean_s > TINY_S or known.worst_s > 5 * TINY_S:
+        if known is None or not known.steadily_under(TINY_S):
             return 1
         return max(1, min(PACK_MAX, int(TINY_S / max(known.mean_s, 1e-6)), -(-ready // slots)))
