@@ -30,7 +30,7 @@ from batt_supervisor.core.admission import Free
 from batt_supervisor.core.lifecycle import OPEN, State
 from batt_supervisor.core.model import Room, Space, WorkerId
 from batt_supervisor.core.plan import SlotPhase, SlotView
-from batt_supervisor.errors import BattError, Unreachable
+from batt_supervisor.errors import Unreachable
 from batt_supervisor.pool import kill, launch, proc
 from batt_supervisor.pool.protocol import Exit, Request, SlotStatus
 from batt_supervisor.wire import AttemptInfo, RunInfo, RunSpec, StageSpec, TaskResult, TaskSpec
@@ -498,13 +498,22 @@ class Daemon:
     def wait(self, run: str, *, within_s: float = PATIENCE_S) -> RunInfo:
         """Wait for a run's end."""
         until_s = time.monotonic() + within_s
-        info = self.client.run(run)
+        info = self._asked(lambda: self.client.run(run))
         while info.ended_at_ms is None:
             if time.monotonic() > until_s:
                 raise AssertionError(f"run {run} has not ended within {within_s:g} s: {info}\n{self.log[-4000:]}")
             settled = sum(count for state, count in info.counts.items() if state not in OPEN)
-            info = self.client.run(run, wait_s=1.0, since=settled)
+            info = self._asked(lambda since=settled: self.client.run(run, wait_s=1.0, since=since))  # type: ignore[misc]
         return info
+
+    def _asked(self, question: Callable[[], T]) -> T:
+        """What battd answers; where it has ended, its log says more than a lost connection."""
+        try:
+            return question()
+        except Unreachable:
+            with suppress(subprocess.TimeoutExpired):
+                raise DaemonEnded(self._running.wait(5.0), self.log) from None
+            raise
 
     def results(self, run: str) -> list[TaskResult]:
         """Every result of a run, in order of submission."""
@@ -531,12 +540,7 @@ class Daemon:
         name = self.task(task) if task.startswith("r") else task
 
         def there() -> TaskResult | None:
-            try:
-                found = self.client.task(name).task
-            except BattError:
-                if not self.alive():
-                    raise DaemonEnded(self._running.wait(), self.log) from None
-                raise
+            found = self._asked(lambda: self.client.task(name).task)
             if found.state is state:
                 return found
             if found.state not in OPEN:

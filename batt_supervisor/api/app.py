@@ -18,7 +18,7 @@ from batt_supervisor.core.lifecycle import SETTLED, State
 from batt_supervisor.core.plan import Closing
 from batt_supervisor.errors import BadInput, BattError, NotFound, Refused, nearest
 from batt_supervisor.store import moves, submit
-from batt_supervisor.store.read import TaskRow
+from batt_supervisor.store.read import RunRow, TaskRow
 from batt_supervisor.wire import (
     Changed,
     LogText,
@@ -135,9 +135,13 @@ def _submit_routes(app: FastAPI, service: Service) -> None:
 
     @app.delete("/v1/runs/{run}", status_code=204)
     async def discard_run(run: str) -> Response:
-        row = service.run(run)
-        await service.write(lambda tx: submit.discard(tx, row.id))
+        await _discard(service, service.run(run))
         return Response(status_code=204)
+
+
+async def _discard(service: Service, row: RunRow) -> None:
+    while not await service.write(lambda tx: submit.discard(tx, row.id)):
+        continue
 
 
 def _created(row: submit.RunRow) -> RunCreated:
@@ -204,7 +208,7 @@ def _run_routes(app: FastAPI, service: Service) -> None:
     async def cancel_run(run: str) -> Changed:
         row = service.run(run)
         if row.sealed_at_ms is None:
-            await service.write(lambda tx: submit.discard(tx, row.id))
+            await _discard(service, row)
             return Changed(run=run_name(row.id), tasks=row.task_count)
         count = await service.write(lambda tx: moves.ask_close(tx, row.id, Closing.CANCEL))
         service.run_changed(row.id)

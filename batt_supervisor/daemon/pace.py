@@ -11,8 +11,8 @@ KNOWN_AFTER: Final = 16
 """Attempts of a kind before anything is made of their pace."""
 
 STEADY: Final = 5
-"""How many times as long as its kind's limit below a slow attempt may have taken. A kind in which some take long is left
-alone: what was claimed ahead, or sent in a pack, would wait behind one of those."""
+"""How many times as long as the limits below a kind's slowest attempt may have taken. A kind in which some take long is
+left alone: what was claimed ahead, or sent in a pack, would wait behind one of those."""
 
 SHORT_S: Final = 0.02
 """A kind whose attempts take less is claimed ahead of a free slot: the next one then need not wait for the disk."""

@@ -160,10 +160,14 @@ class OpenRuns:
             self._outbox.write(moves.promote, self._promoted, self._not_promoted)
         if now.wall_ms >= self._next_expiry_ms:
             self._next_expiry_ms = now.wall_ms + SUBMISSION_TTL_MS // 4
-            self._outbox.write(lambda tx: submit.expire_unsealed(tx, SUBMISSION_TTL_MS), lambda count, now: None)
+            self._outbox.write(lambda tx: submit.expire_unsealed(tx, SUBMISSION_TTL_MS), self._expired)
         for run in list(self._runs.values()):
             if run.touched and not run.busy:
                 self._tidy_run(run, idle=run.row.id not in in_flight)
+
+    def _expired(self, done: bool, now: Now) -> None:
+        if not done:
+            self._next_expiry_ms = now.wall_ms  # there is more to remove
 
     def _adopt(self, row: RunRow) -> None:
         run = self._runs[row.id] = OpenRun(row, self._reader.stages(row))

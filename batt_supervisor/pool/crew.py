@@ -68,7 +68,7 @@ class Builder:
             slot, crew = item
             try:
                 slot.open()
-            except (RuntimeError, OSError, SlotBroken) as error:
+            except Exception as error:  # refused a thread, a process, a descriptor; or a defect, of this slot alone
                 crew.put(Unbuilt(slot, f"{type(error).__name__}: {error}"))
 
 

@@ -146,16 +146,23 @@ class Slot:
                 if not self._sent or report["serial"] != self._sent[0]:
                     raise ValueError(f"it tells of attempt {report['serial']}, which was not next")
                 self._learn(report)
-            except (ValueError, KeyError, OSError) as error:
+                log_from, log_to = report.pop("log")
+            except (ValueError, KeyError, TypeError, OSError) as error:
                 # Somebody has written over the board. Nothing on it can be believed any more.
                 self.trouble = f"its board cannot be read: {error}"
-                break
+                return exits + self._give_up_on_sent()
             self.served += 1
             serial = self._sent.popleft()
-            log_from, self._log_from = report.pop("log")
-            exits.append(
-                Exit(self.id, serial, report, worker=self.process.id, log_from=log_from, log_to=self._log_from)
-            )
+            self._log_from = log_to
+            exits.append(Exit(self.id, serial, report, worker=self.process.id, log_from=log_from, log_to=log_to))
+        return exits
+
+    def _give_up_on_sent(self) -> list[Exit]:
+        """Ends of attempts of which nobody can say how far they came."""
+        if self.process is not None and self.process.exit_code() is None:
+            kill.end_tree(self.process.id.pid)
+        exits = [Exit(self.id, serial, None, broken=self.trouble) for serial in self._sent]
+        self._sent.clear()
         return exits
 
     def _learn(self, report: dict[str, Any]) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
+from typing import Final
 
 from batt_supervisor.errors import StoreUnavailable
 from batt_supervisor.store.read import Reader
 from batt_supervisor.store.schema import connect, migrate
 from batt_supervisor.store.writer import Writer
+
+SQLITE_MIN: Final = (3, 38, 0)
+"""STRICT tables came with 3.37, the operator ->> with 3.38."""
 
 
 class Store:
@@ -25,6 +29,9 @@ class Store:
 
     def __init__(self, path: Path, *, synchronous: str = "FULL") -> None:
         self.path = path
+        if sqlite3.sqlite_version_info < SQLITE_MIN:
+            needed = ".".join(map(str, SQLITE_MIN))
+            raise StoreUnavailable(f"SQLite {needed} or newer is needed, this Python has {sqlite3.sqlite_version}")
         try:
             self._db = connect(path, synchronous=synchronous)
         except sqlite3.Error as error:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from batt_supervisor.core.lifecycle import State
 from batt_supervisor.core.model import Work
+from batt_supervisor.core.plan import Closing
 from batt_supervisor.errors import Refused
 from batt_supervisor.store.writer import Transaction
+
+DISCARD_ROWS: Final = 10_000
+"""Most tasks that one operation removes: some 25 ms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,30 +131,46 @@ def seal(tx: Transaction, run_id: int) -> RunRow:
     return RunRow(run_id, tasks, sealed=True, existing=False)
 
 
-def discard(tx: Transaction, run_id: int) -> None:
-    """Remove a run whose submission was given up.
+def discard(tx: Transaction, run_id: int) -> bool:
+    """Remove a run whose submission was given up, or a part of its tasks; whether it is gone. Repeat until it is.
+
+    From the first part on it takes no more tasks, and its key is free.
 
     Raises:
         Refused: It is sealed.
     """
-    _unsealed(tx, run_id)
+    row = tx.db.execute("SELECT sealed_at_ms FROM runs WHERE id = ?", (run_id,)).fetchone()
+    if row is None:
+        return True
+    if row[0] is not None:
+        raise Refused(f"run r{run_id} is sealed: it is cancelled, not removed")
+    tx.db.execute("UPDATE runs SET closing = ?, submit_key = NULL WHERE id = ?", (Closing.CANCEL, run_id))
+    tasks = tx.db.execute(
+        "DELETE FROM tasks WHERE id IN (SELECT id FROM tasks WHERE run_id = ? LIMIT ?)", (run_id, DISCARD_ROWS)
+    ).rowcount
+    if tasks == DISCARD_ROWS:
+        return False
     tx.db.execute("DELETE FROM runs WHERE id = ?", (run_id,))
     tx.forget(run_id)
+    return True
 
 
-def expire_unsealed(tx: Transaction, older_than_ms: int) -> int:
-    """Remove submissions that nobody has gone on with; how many."""
-    rows = tx.db.execute(
-        "DELETE FROM runs WHERE sealed_at_ms IS NULL AND created_at_ms < ? RETURNING id", (tx.now_ms - older_than_ms,)
-    ).fetchall()
-    for (run_id,) in rows:
-        tx.forget(run_id)
-    return len(rows)
+def expire_unsealed(tx: Transaction, older_than_ms: int) -> bool:
+    """Remove a submission that nobody has gone on with, or a part of it; whether there is none left."""
+    row = tx.db.execute(
+        "SELECT id FROM runs WHERE sealed_at_ms IS NULL AND created_at_ms < ? LIMIT 1", (tx.now_ms - older_than_ms,)
+    ).fetchone()
+    if row is None:
+        return True
+    discard(tx, row[0])
+    return False
 
 
 def _unsealed(tx: Transaction, run_id: int) -> int:
-    row = tx.db.execute("SELECT task_count, sealed_at_ms IS NOT NULL FROM runs WHERE id = ?", (run_id,)).fetchone()
-    if row is None:
+    row = tx.db.execute(
+        "SELECT task_count, sealed_at_ms IS NOT NULL, closing FROM runs WHERE id = ?", (run_id,)
+    ).fetchone()
+    if row is None or (row[2] is not None and not row[1]):
         raise Refused(f"run r{run_id} is gone: its submission was given up")
     if row[1]:
         raise Refused(f"run r{run_id} is sealed: it takes no more tasks")

@@ -1,0 +1,243 @@
+"""A real store on disk, and short words for what the daemon does to it."""
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from threading import Thread
+from typing import Any, TypeVar
+
+import pytest
+
+from batt_supervisor.core.lifecycle import SETTLED, State
+from batt_supervisor.core.model import Claim, Ending, Limits, Outcome, Room, Tries, Work
+from batt_supervisor.core.retry import Verdict, judge
+from batt_supervisor.errors import ClaimLost
+from batt_supervisor.store import Store, moves, submit
+from batt_supervisor.store.read import Reader
+from batt_supervisor.store.writer import Transaction
+
+T = TypeVar("T")
+
+LIMITS = Limits(timeout_s=60.0, max_attempts=2, retry_delay_s=1.0)
+
+
+class Desk:
+    """A store whose operations are carried out at once, each in a transaction of its own unless `group` is used.
+
+    Attributes:
+        now_ms: The wall time of the next transaction.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.store = Store(path)
+        self.reader: Reader = self.store.reader()
+        self.db: sqlite3.Connection = self.store._db
+        self.now_ms = 1_700_000_000_000
+
+    def group(self, *operations: Callable[[Transaction], Any]) -> list[Any]:
+        """What the writer does with operations that came together: one transaction."""
+        self.db.execute("BEGIN IMMEDIATE")
+        try:
+            tx = Transaction(self.db, self.now_ms)
+            answers = [operation(tx) for operation in operations]
+            tx.close()
+        except BaseException:
+            self.db.execute("ROLLBACK")
+            raise
+        self.db.execute("COMMIT")
+        return answers
+
+    def do(self, operation: Callable[[Transaction], T]) -> T:
+        answer: T = self.group(operation)[0]
+        return answer
+
+    # Submission
+
+    @staticmethod
+    def new(name: str = "run", *, key: str | None = None, stages: int = 1, deadline_s: float | None = None) -> Any:
+        """A run; each stage waits for the one before."""
+        work = Work(Room("/"), LIMITS, function="zoo:work")
+        made = tuple(submit.NewStage(f"s{n}", work, (n - 1,) if n else ()) for n in range(stages))
+        return submit.NewRun(name, key, "/", {}, deadline_s, made)
+
+    @staticmethod
+    def chunk(number: int, stage: int = 0) -> list[submit.NewTask]:
+        return [submit.NewTask(stage, f"[{n}]", None) for n in range(number)]
+
+    def run(self, tasks: int | Sequence[int] = 1, *, deadline_s: float | None = None, key: str | None = None) -> int:
+        """A sealed run with so many tasks (in each of its stages)."""
+        numbers = [tasks] if isinstance(tasks, int) else list(tasks)
+        run_id = self.do(
+            lambda tx: submit.create_run(tx, self.new(stages=len(numbers), deadline_s=deadline_s, key=key))
+        ).id
+        whole = [task for stage, number in enumerate(numbers) for task in self.chunk(number, stage)]
+        for start in range(0, len(whole), 1000):
+            part = whole[start : start + 1000]
+            self.do(lambda tx, start=start, part=part: submit.add_tasks(tx, run_id, start, part))  # type: ignore[misc]
+        self.do(lambda tx: submit.seal(tx, run_id))
+        return run_id
+
+    # Attempts
+
+    @staticmethod
+    def claiming(task_id: int, attempt: int = 0) -> Callable[[Transaction], Claim]:
+        """The operation that claims a task; raises ClaimLost where it is not to be had."""
+
+        def operation(tx: Transaction) -> Claim:
+            if task_id not in moves.claim(tx, [moves.Wanted(task_id, attempt, None)]):
+                raise ClaimLost(task_id, attempt + 1)
+            return Claim(task_id, attempt + 1)
+
+        return operation
+
+    @staticmethod
+    def settling(held: Claim, ending: Ending, verdict: Verdict) -> Callable[[Transaction], State]:
+        """The operation that ends an attempt; raises ClaimLost where it no longer holds its task."""
+
+        def operation(tx: Transaction) -> State:
+            states = moves.settle(tx, [moves.Settlement(held, ending, verdict)])
+            if held not in states:
+                raise ClaimLost(held.task_id, held.attempt)
+            return states[held]
+
+        return operation
+
+    def claim(self, task_id: int, attempt: int | None = None) -> Claim:
+        return self.do(self.claiming(task_id, self.task(task_id).attempt if attempt is None else attempt))
+
+    def tries(self, task_id: int) -> Tries:
+        row = self.db.execute("SELECT charged, resource, uncharged FROM tasks WHERE id = ?", (task_id,)).fetchone()
+        return Tries(*row)
+
+    def settle(self, held: Claim, outcome: Outcome = Outcome.OK, **given: Any) -> State:
+        """End an attempt as the daemon would."""
+        if outcome is Outcome.OK:
+            given.setdefault("value", "1")
+        verdict = judge(outcome, self.tries(held.task_id), LIMITS, held.task_id)
+        return self.do(self.settling(held, Ending(outcome, **given), verdict))
+
+    def finish(self, task_id: int, outcome: Outcome = Outcome.OK, **given: Any) -> State:
+        return self.settle(self.claim(task_id), outcome, **given)
+
+    # Looking
+
+    def task(self, task_id: int) -> Any:
+        found = self.reader.task(task_id)
+        assert found is not None
+        return found
+
+    def tasks(self, run_id: int) -> list[int]:
+        return [row[0] for row in self.db.execute("SELECT id FROM tasks WHERE run_id = ? ORDER BY idx", (run_id,))]
+
+    def states(self, run_id: int) -> list[State]:
+        rows = self.db.execute("SELECT state FROM tasks WHERE run_id = ? ORDER BY idx", (run_id,))
+        return [State(row[0]) for row in rows]
+
+    def ended(self, run_id: int) -> bool:
+        row = self.reader.run(run_id)
+        assert row is not None
+        return row.ended_at_ms is not None
+
+    def check(self) -> None:
+        """Every fact that must hold between transactions."""
+        tallied = {
+            tuple(row[:4]): row[4]
+            for row in self.db.execute("SELECT run_id, stage, state, outcome, count FROM tallies WHERE count")
+        }
+        settled = ", ".join(f"'{state}'" for state in sorted(SETTLED))
+        counted = {
+            tuple(row[:4]): row[4]
+            for row in self.db.execute(
+                f"SELECT run_id, stage, state, iif(state IN ({settled}), coalesce(outcome, ''), ''), count(*) "
+                "FROM tasks GROUP BY 1, 2, 3, 4"
+            )
+        }
+        assert tallied == counted
+        for run_id, sealed, ended, open_tasks in self.db.execute(
+            "SELECT r.id, r.sealed_at_ms, r.ended_at_ms, (SELECT count(*) FROM tasks t WHERE t.run_id = r.id "
+            f"AND t.state NOT IN ({settled})) FROM runs r"
+        ):
+            assert (ended is not None) == (sealed is not None and not open_tasks), f"run {run_id}"
+        numbers = [row[0] for row in self.db.execute("SELECT settled_seq FROM tasks WHERE settled_seq IS NOT NULL")]
+        assert len(numbers) == len(set(numbers))
+        assert max(numbers, default=0) <= self.db.execute("SELECT settled_seq FROM counters").fetchone()[0]
+        for row in self.db.execute(
+            f"SELECT id, state, outcome, settled_seq FROM tasks WHERE (state IN ({settled})) != "
+            f"(settled_seq IS NOT NULL) OR (state IN ({settled}) AND outcome IS NULL)"
+        ):
+            raise AssertionError(f"settled by halves: {row}")
+        for row in self.db.execute(
+            "SELECT t.id, t.state, t.attempt, count(a.number), max(a.number), "
+            "sum(a.number IS NOT NULL AND a.ended_at_ms IS NULL) FROM tasks t "
+            "LEFT JOIN attempts a ON a.task_id = t.id GROUP BY t.id"
+        ):
+            live = row[1] in ("running", "stopping")
+            assert row[2] == row[3] == (row[4] or 0), f"attempts are numbered without a gap: {row}"
+            assert (row[5] or 0) == int(live), f"only a live task has an open attempt: {row}"
+        results = {row[0] for row in self.db.execute("SELECT task_id FROM results")}
+        assert results == {row[0] for row in self.db.execute("SELECT id FROM tasks WHERE state = 'succeeded'")}
+
+    def close(self) -> None:
+        self.reader.close()
+        self.store.close()
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    desk = Desk(tmp_path / "queue.db")
+    yield desk
+    desk.check()
+    desk.close()
+
+
+@pytest.fixture
+def make_desk() -> type[Desk]:
+    return Desk
+
+
+class Writing:
+    """A store with its writer's thread, as battd has it."""
+
+    def __init__(self, path: Path) -> None:
+        self.store = Store(path)
+        self.writer = self.store.writer
+        self.committed: list[set[int]] = []
+        self.writer.on_commit = self.committed.append
+        self.errors: list[BaseException] = []
+        self._thread: Thread | None = None
+
+    def start(self) -> None:
+        self._thread = Thread(target=self._live, name="writer", daemon=True)
+        self._thread.start()
+
+    def _live(self) -> None:
+        try:
+            self.writer.run()
+        except BaseException as error:
+            self.errors.append(error)
+
+    def died(self) -> bool:
+        """Whether the thread ended by an error, which is the end of battd."""
+        return bool(self.errors)
+
+    def wait_until(self, done: Callable[[], bool]) -> None:
+        """Look until it is so, or the thread has died of it."""
+        until = time.monotonic() + 30
+        while not done() and not self.died() and time.monotonic() < until:
+            time.sleep(0.001)
+
+    def close(self) -> None:
+        self.writer.stop()
+        if self._thread is not None:
+            self._thread.join(30)
+            assert not self._thread.is_alive()
+        self.store.close()
+
+
+@pytest.fixture
+def writing(tmp_path: Path) -> Iterator[Writing]:
+    writing = Writing(tmp_path / "queue.db")
+    yield writing
+    writing.close()

@@ -1,0 +1,312 @@
+"""Every order of moves against a model: the states it says, counts that are true, runs that end when they end."""
+
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from batt_supervisor.core.lifecycle import LIVE, SETTLED, Event, State, advance
+from batt_supervisor.core.model import Claim, Ending, Outcome, Tries
+from batt_supervisor.core.plan import Closing
+from batt_supervisor.core.recovery import recover
+from batt_supervisor.core.retry import judge
+from batt_supervisor.errors import ClaimLost, Refused
+from batt_supervisor.store import moves, submit
+
+S = State
+BOTH = [S.FAILED, S.CANCELLED]
+
+
+@dataclass
+class Task:
+    state: State = S.QUEUED
+    attempt: int = 0
+    tries: Tries = field(default_factory=Tries)
+
+
+@dataclass
+class Run:
+    sealed: bool = False
+    closing: Closing | None = None
+    tasks: list[int] = field(default_factory=list)
+
+
+class Moves(RuleBasedStateMachine):
+    """Hypothesis calls the rules in any order; `desk.check` looks at every count after each."""
+
+    make_desk: Any = None
+
+    @initialize()
+    def open(self) -> None:
+        self.folder = tempfile.TemporaryDirectory()
+        self.desk = self.make_desk(Path(self.folder.name) / "queue.db")
+        self.runs: dict[int, Run] = {}
+        self.tasks: dict[int, Task] = {}
+        self.settled: list[int] = []
+
+    def teardown(self) -> None:
+        if hasattr(self, "desk"):
+            self.desk.close()
+            self.folder.cleanup()
+
+    def pick(self, data: st.DataObject, states: Any) -> int | None:
+        found = [task_id for task_id, task in self.tasks.items() if task.state in states]
+        return data.draw(st.sampled_from(found)) if found else None
+
+    def run_of(self, task_id: int) -> Run:
+        return next(run for run in self.runs.values() if task_id in run.tasks)
+
+    def move(self, task_id: int, event: Event) -> State:
+        task = self.tasks[task_id]
+        task.state = advance(task.state, event)
+        if task.state in SETTLED:
+            self.settled.append(task_id)
+        elif task_id in self.settled:
+            self.settled.remove(task_id)
+        return task.state
+
+    @rule(stages=st.lists(st.integers(0, 3), min_size=1, max_size=3), seal=st.booleans())
+    @precondition(lambda self: len(self.runs) < 4)
+    def submit(self, stages: list[int], seal: bool) -> None:
+        desk = self.desk
+        run_id = desk.do(lambda tx: submit.create_run(tx, desk.new(stages=len(stages), deadline_s=60.0))).id
+        whole = [task for stage, number in enumerate(stages) for task in desk.chunk(number, stage)]
+        steps = [lambda tx: submit.add_tasks(tx, run_id, 0, whole)]
+        desk.group(*steps, *([lambda tx: submit.seal(tx, run_id)] if seal else []))
+        run = self.runs[run_id] = Run(sealed=seal, tasks=desk.tasks(run_id))
+        for task_id, task in zip(run.tasks, whole, strict=True):
+            self.tasks[task_id] = Task(S.WAITING if task.stage else S.QUEUED)
+
+    @rule(data=st.data(), add=st.integers(0, 3), back=st.integers(0, 3))
+    def add(self, data: st.DataObject, add: int, back: int) -> None:
+        if not self.runs:
+            return
+        run_id = data.draw(st.sampled_from(sorted(self.runs)))
+        run, desk = self.runs[run_id], self.desk
+        offset = max(0, len(run.tasks) - back)
+        chunk = desk.chunk(back + add)[: len(run.tasks) - offset + add]
+        if run.sealed:
+            with pytest.raises(Refused):
+                desk.do(lambda tx: submit.add_tasks(tx, run_id, offset, chunk))
+            return
+        desk.do(lambda tx: submit.add_tasks(tx, run_id, offset, chunk))
+        now = desk.tasks(run_id)
+        assert now[: len(run.tasks)] == run.tasks
+        assert len(now) == len(run.tasks) + add
+        for task_id in now[len(run.tasks) :]:
+            self.tasks[task_id] = Task()
+        run.tasks = now
+
+    @rule(data=st.data())
+    def seal_or_give_up(self, data: st.DataObject) -> None:
+        found = [run_id for run_id, run in self.runs.items() if not run.sealed]
+        if not found:
+            return
+        run_id = data.draw(st.sampled_from(found))
+        if data.draw(st.booleans()):
+            self.desk.do(lambda tx: submit.seal(tx, run_id))
+            self.runs[run_id].sealed = True
+        else:
+            self.desk.do(lambda tx: submit.discard(tx, run_id))
+            for task_id in self.runs.pop(run_id).tasks:
+                del self.tasks[task_id]
+                self.settled = [one for one in self.settled if one != task_id]
+
+    @rule(data=st.data(), number=st.integers(1, 4))
+    def claim(self, data: st.DataObject, number: int) -> None:
+        """A batch of claims, some of them of tasks that cannot be had."""
+        if not self.tasks:
+            return
+        wanted = data.draw(
+            st.lists(
+                st.tuples(st.sampled_from(sorted(self.tasks)), st.booleans()), max_size=number, unique_by=lambda w: w[0]
+            )
+        )
+        expected = set()
+        batch = []
+        for task_id, right in wanted:
+            task = self.tasks[task_id]
+            batch.append(moves.Wanted(task_id, task.attempt if right else task.attempt + 1, None))
+            if right and task.state is S.QUEUED and self.run_of(task_id).sealed:
+                expected.add(task_id)
+            elif not self.run_of(task_id).sealed:
+                batch.pop()  # the daemon never looks at a run that is not sealed
+        assert set(self.desk.do(lambda tx: moves.claim(tx, batch))) == expected
+        for task_id in expected:
+            self.move(task_id, Event.CLAIM)
+            self.tasks[task_id].attempt += 1
+
+    @rule(data=st.data(), outcome=st.sampled_from(sorted(Outcome)), number=st.integers(1, 3))
+    def settle(self, data: st.DataObject, outcome: Outcome, number: int) -> None:
+        """Ends that belong together in one commit, each of another task."""
+        desk, steps = self.desk, []
+        for _ in range(number):
+            task_id = self.pick(data, LIVE)
+            if task_id is None or any(task_id == one for one, _ in steps):
+                break
+            task = self.tasks[task_id]
+            verdict = judge(outcome, task.tries, desk.new().stages[0].work.limits, task_id)
+            ending = Ending(outcome, value="1" if outcome is Outcome.OK else None)
+            steps.append((task_id, desk.settling(Claim(task_id, task.attempt), ending, verdict)))
+            task.tries = verdict.tries
+            self.move(task_id, verdict.event)
+        answers = desk.group(*[step for _, step in steps]) if steps else []
+        assert answers == [self.tasks[task_id].state for task_id, _ in steps]
+
+    @rule(data=st.data(), early=st.integers(1, 2))
+    def settle_late(self, data: st.DataObject, early: int) -> None:
+        """An attempt that the task has moved on without."""
+        task_id = self.pick(data, set(State))
+        if task_id is None:
+            return
+        task = self.tasks[task_id]
+        late = Claim(task_id, task.attempt - early if task.state in LIVE else task.attempt)
+        verdict = judge(Outcome.OK, Tries(), self.desk.new().stages[0].work.limits, 1)
+        with pytest.raises(ClaimLost):
+            self.desk.do(self.desk.settling(late, Ending(Outcome.OK, value="0"), verdict))
+
+    @rule(data=st.data())
+    def stop(self, data: st.DataObject) -> None:
+        task_id = self.pick(data, set(State))
+        if task_id is None:
+            return
+        task = self.tasks[task_id]
+        if task.state in SETTLED:
+            with pytest.raises(Refused):
+                self.desk.do(lambda tx: moves.stop_task(tx, task_id))
+            return
+        if task.state is S.RUNNING:
+            self.move(task_id, Event.STOP)
+        elif task.state is not S.STOPPING:
+            self.move(task_id, Event.CANCEL)
+        assert self.desk.do(lambda tx: moves.stop_task(tx, task_id)) is task.state
+
+    @rule(data=st.data(), why=st.sampled_from(Closing))
+    def close_run(self, data: st.DataObject, why: Closing) -> None:
+        found = [run_id for run_id, run in self.runs.items() if run.sealed]
+        if not found:
+            return
+        run_id = data.draw(st.sampled_from(found))
+        run = self.runs[run_id]
+        open_tasks = [task_id for task_id in run.tasks if self.tasks[task_id].state not in SETTLED]
+        assert self.desk.do(lambda tx: moves.ask_close(tx, run_id, why)) == len(open_tasks)
+        waiting = [task_id for task_id in open_tasks if self.tasks[task_id].state not in LIVE]
+        assert self.desk.do(lambda tx: moves.close_some(tx, run_id, why)) == len(waiting)
+        for task_id in waiting:
+            self.move(task_id, Event.CANCEL)
+        if open_tasks:
+            run.closing = run.closing or why
+
+    @rule(data=st.data(), states=st.sets(st.sampled_from(State)), one=st.booleans())
+    def retry(self, data: st.DataObject, states: set[State], one: bool) -> None:
+        if not self.tasks:
+            return
+        task_id = data.draw(st.sampled_from(sorted(self.tasks)))
+        run_id = next(run_id for run_id, run in self.runs.items() if task_id in run.tasks)
+        run = self.runs[run_id]
+        if not run.sealed:
+            return
+        among = [task_id] if one else run.tasks
+        again = [found for found in among if self.tasks[found].state in states and self.tasks[found].state in BOTH]
+        if run.closing and any(self.tasks[found].state not in SETTLED for found in run.tasks):
+            with pytest.raises(Refused):
+                self.desk.do(lambda tx: moves.retry_some(tx, run_id, None, sorted(states)))
+            return
+        asked = self.desk.do(lambda tx: moves.retry_some(tx, run_id, task_id if one else None, sorted(states)))
+        assert asked == len(again)
+        for found in again:
+            self.move(found, Event.REWAIT if self.row(found)["stage"] else Event.RETRY)
+            self.tasks[found].tries = Tries()
+        if again and run.closing:
+            run.closing = None
+
+    def row(self, task_id: int) -> dict[str, Any]:
+        found = self.desk.reader.task(task_id)
+        return {"stage": found.stage, "state": found.state}
+
+    @rule(later_s=st.integers(0, 5))
+    def let_time_pass(self, later_s: int) -> None:
+        self.desk.now_ms += later_s * 1000
+        due = [
+            row[0]
+            for row in self.desk.db.execute(
+                "SELECT id FROM tasks WHERE state = 'scheduled' AND run_at_ms <= ?", (self.desk.now_ms,)
+            )
+        ]
+        self.desk.do(moves.promote)
+        for task_id in due:
+            self.move(task_id, Event.DUE)
+
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        task_id = self.pick(data, {S.WAITING})
+        if task_id is None or not self.run_of(task_id).sealed:
+            return
+        stage = self.row(task_id)["stage"]
+        run_id = self.desk.task(task_id).run_id
+        waiting = [
+            one
+            for one in self.run_of(task_id).tasks
+            if self.tasks[one].state is S.WAITING and self.row(one)["stage"] == stage
+        ]
+        assert self.desk.do(lambda tx: moves.release(tx, run_id, stage)) == len(waiting)
+        for one in waiting:
+            self.move(one, Event.RELEASE)
+
+    @rule()
+    def restart(self) -> None:
+        """battd goes away and comes back: what ran is written off."""
+        self.desk.close()
+        self.desk = self.make_desk(self.desk.path)
+        found = [recover(attempt, self.desk.new().stages[0].work.limits) for attempt, _ in self.desk.reader.live()]
+        assert {one.attempt.claim.task_id for one in found} == {
+            task_id for task_id, task in self.tasks.items() if task.state in LIVE
+        }
+        for one in found:
+            assert one.attempt.tries == self.tasks[one.attempt.claim.task_id].tries
+            self.desk.do(self.desk.settling(one.attempt.claim, one.ending, one.verdict))
+            self.move(one.attempt.claim.task_id, one.verdict.event)
+            self.tasks[one.attempt.claim.task_id].tries = one.verdict.tries
+
+    @invariant()
+    def the_store_says_what_the_model_says(self) -> None:
+        if not hasattr(self, "desk"):
+            return
+        self.desk.check()
+        rows = self.desk.db.execute("SELECT id, state, attempt, charged, resource, uncharged FROM tasks")
+        assert {row[0]: Task(State(row[1]), row[2], Tries(*row[3:])) for row in rows} == self.tasks
+        assert {run_id: self.desk.reader.run(run_id).closing for run_id in self.runs} == {
+            run_id: run.closing for run_id, run in self.runs.items()
+        }
+        order = self.desk.db.execute("SELECT id FROM tasks WHERE settled_seq IS NOT NULL ORDER BY settled_seq")
+        if not any(run.closing for run in self.runs.values()):  # a bulk move has no order to keep
+            assert sorted(row[0] for row in order) == sorted(self.settled)
+
+
+def test_every_order_of_moves_keeps_the_books(make_desk: Any) -> None:
+    class Bound(Moves):
+        pass
+
+    Bound.make_desk = make_desk
+    run_state_machine_as_test(
+        Bound,
+        settings=settings(
+            max_examples=120,
+            stateful_step_count=40,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

@@ -1,0 +1,142 @@
+"""The schema: made once, brought up to date in whole steps, never touched when it is from the future."""
+
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from batt_supervisor.errors import SchemaTooNew, StoreUnavailable
+from batt_supervisor.store import Store, schema
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Iterator[sqlite3.Connection]:
+    with closing(schema.connect(tmp_path / "queue.db")) as found:
+        yield found
+
+
+def tables(db: sqlite3.Connection) -> dict[str, str]:
+    return dict(db.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL"))
+
+
+def test_a_fresh_file_gets_every_migration_with_its_record(db: sqlite3.Connection) -> None:
+    schema.migrate(db)
+    records = db.execute("SELECT number, name FROM migrations ORDER BY number").fetchall()
+    assert records == [(number, name) for number, name, _ in schema.migrations()]
+    assert all(row[0] > 1_600_000_000_000 for row in db.execute("SELECT applied_at_ms FROM migrations"))
+
+
+def test_migrations_are_numbered_without_a_gap() -> None:
+    assert [number for number, _, _ in schema.migrations()] == list(range(1, len(schema.migrations()) + 1))
+
+
+def test_migrating_twice_changes_nothing(db: sqlite3.Connection) -> None:
+    schema.migrate(db)
+    before = "\n".join(db.iterdump())
+    schema.migrate(db)
+    assert "\n".join(db.iterdump()) == before
+
+
+def test_every_table_is_strict(db: sqlite3.Connection) -> None:
+    schema.migrate(db)
+    for name, sql in tables(db).items():
+        if sql.startswith("CREATE TABLE") and not name.startswith("sqlite_"):
+            assert "STRICT" in sql.rpartition(")")[2], name
+
+
+def test_the_database_is_in_wal_mode_and_syncs_each_commit(tmp_path: Path) -> None:
+    with closing(schema.connect(tmp_path / "queue.db")) as db:
+        assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert db.execute("PRAGMA synchronous").fetchone() == (2,)
+    with closing(schema.connect(tmp_path / "queue.db", synchronous="NORMAL")) as db:
+        assert db.execute("PRAGMA synchronous").fetchone() == (1,)
+
+
+def test_a_schema_from_the_future_is_refused_with_both_numbers_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "queue.db"
+    Store(path).close()
+    newest = schema.migrations()[-1][0]
+    with closing(schema.connect(path)) as db:
+        db.execute("INSERT INTO migrations VALUES (?, 'later', 1)", (newest + 6,))
+        before = "\n".join(db.iterdump())
+    with pytest.raises(SchemaTooNew, match=re.escape(f"has schema {newest + 6}, this version knows {newest};")):
+        Store(path)
+    with closing(schema.connect(path)) as db:
+        assert "\n".join(db.iterdump()) == before
+
+
+@pytest.mark.parametrize(
+    "content", [b"This is a text, and no database at all.\n" * 100, b"SQLite format 3\0" + b"\xff" * 4096]
+)
+def test_what_is_no_database_is_told_and_left_alone(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "queue.db"
+    path.write_bytes(content)
+    with pytest.raises(StoreUnavailable, match="cannot be opened"):
+        Store(path)
+    assert path.read_bytes() == content
+
+
+def test_a_directory_in_its_place_is_told(tmp_path: Path) -> None:
+    (tmp_path / "queue.db").mkdir()
+    with pytest.raises(StoreUnavailable, match=r"queue\.db cannot be opened"):
+        Store(tmp_path / "queue.db")
+
+
+def test_an_empty_file_becomes_a_database(tmp_path: Path) -> None:
+    (tmp_path / "queue.db").touch()
+    Store(tmp_path / "queue.db").close()
+
+
+def test_a_migration_that_fails_leaves_nothing_of_itself(
+    db: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schema.migrate(db)
+    before = tables(db)
+    broken = (
+        len(schema.migrations()) + 1,
+        "broken",
+        "CREATE TABLE half (a INTEGER) STRICT; INSERT INTO nowhere VALUES (1);",
+    )
+    found = [*schema.migrations(), broken]
+    monkeypatch.setattr(schema, "migrations", lambda: found)
+    with pytest.raises(StoreUnavailable, match="no such table: nowhere"):
+        schema.migrate(db)
+    assert not db.in_transaction
+    assert tables(db) == before
+    assert db.execute("SELECT max(number) FROM migrations").fetchone() == (broken[0] - 1,)
+
+
+def test_what_comes_before_a_migration_that_fails_stays(
+    db: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, broken = (1, "one", "CREATE TABLE one (a INTEGER) STRICT;"), (2, "two", "CREATE TABLE two (a INTEGER")
+    monkeypatch.setattr(schema, "migrations", lambda: [whole, broken])
+    with pytest.raises(StoreUnavailable):
+        schema.migrate(db)
+    assert db.execute("SELECT number FROM migrations").fetchall() == [(1,)]
+    monkeypatch.setattr(schema, "migrations", lambda: [whole, (2, "two", "CREATE TABLE two (a INTEGER) STRICT;")])
+    schema.migrate(db)
+    assert {"one", "two"} <= set(tables(db))
+
+
+def test_a_reader_cannot_write(tmp_path: Path) -> None:
+    store = Store(tmp_path / "queue.db")
+    with (
+        closing(schema.connect(store.path, readonly=True)) as db,
+        pytest.raises(sqlite3.OperationalError, match="readonly"),
+    ):
+        db.execute("DELETE FROM runs")
+    store.close()
+
+
+def test_a_reader_that_cannot_be_opened_is_told_as_such(tmp_path: Path) -> None:
+    store = Store(tmp_path / "queue.db")
+    try:
+        store.path = tmp_path / "gone" / "queue.db"
+        with pytest.raises(StoreUnavailable):
+            store.reader()
+    finally:
+        store.close()
