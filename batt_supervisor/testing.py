@@ -159,7 +159,7 @@ class FakePool:
         slot = self._slots[slot_id]
         slot.pack.popleft()
         slot.served += 1
-        told = {"outcome": "ok", "value": json.dumps(value), "wall_s": 0.001, "cpu_s": 0.001} | report
+        told = {"outcome": "ok", "value": json.dumps(value), "wall_s": 0.0001, "cpu_s": 0.0001} | report
         self._exits.append(Exit(slot_id, request.serial, told, called_s=slot.called.get(request.serial)))
         self._rest(slot)
         return request
@@ -179,10 +179,11 @@ class FakePool:
 
     def boot(self, slot_id: int) -> None:
         """The slot's new worker is there."""
-        self._slots[slot_id].phase, self._moved = SlotPhase.IDLE, True
+        slot = self._slots[slot_id]
+        slot.phase, slot.trouble, self._moved = SlotPhase.IDLE, "", True
 
     def break_slot(self, slot_id: int, trouble: str) -> None:
-        """The slot cannot be had until `boot` is called for it."""
+        """The slot is not there until `boot` is called for it."""
         slot = self._slots[slot_id]
         slot.phase, slot.trouble, self._moved = SlotPhase.BOOTING, trouble, True
 
@@ -200,11 +201,11 @@ class FakePool:
         return exits
 
     def slots(self) -> Sequence[SlotView]:
-        return [slot.view() for slot in self._slots.values()]
+        return [slot.view() for slot in self._slots.values() if not slot.trouble]
 
     def slot(self, slot_id: int) -> SlotView | None:
         slot = self._slots.get(slot_id)
-        return slot.view() if slot else None
+        return slot.view() if slot and not slot.trouble else None
 
     def moved(self) -> bool:
         moved, self._moved = self._moved, False
