@@ -5,12 +5,15 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]
 import _thread
 import contextlib
+import fcntl
 import os
 import resource
 import signal
 import sys
 import threading
 from typing import Any
+
+from worker.meter import HIGH_FD
 
 # As plain numbers and through `_signal`, whose functions `signal` wraps: making an enum member of each number and
 # handler would take longer than all the rest of a restore. The two that are left out cannot be handled.
@@ -26,6 +29,25 @@ _LIMITS = (
     resource.RLIMIT_NPROC,
     resource.RLIMIT_STACK,
 )
+
+
+class _Kept:
+    """A standard stream's descriptor, and a copy of it in case a task closes or replaces it."""
+
+    def __init__(self, fd: int) -> None:
+        self._copy = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, HIGH_FD)
+        self._identity = self._look(fd)
+
+    def put_back(self, fd: int) -> None:
+        if self._look(fd) != self._identity and self._look(self._copy) == self._identity:
+            os.dup2(self._copy, fd)
+
+    def _look(self, fd: int) -> tuple[int, int] | None:
+        try:
+            found = os.fstat(fd)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
 
 class Baseline:
@@ -49,6 +71,7 @@ class Baseline:
         self._path = list(sys.path)
         self._handlers: dict[int, Any] = {number: _signal.getsignal(number) for number in _SIGNALS}
         self._mask = _signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        self._outputs = {fd: _Kept(fd) for fd in (0, 1, 2)}
         self._limits = {limit: resource.getrlimit(limit) for limit in _LIMITS}
         self._threads = set(threading.enumerate())
         self._thread_count = _thread._count()
@@ -70,6 +93,8 @@ class Baseline:
                 os.environb[name] = value
         for stream in (sys.stdout, sys.stderr, *self._streams[1:]):
             _flush(stream)
+        for fd, kept in self._outputs.items():
+            kept.put_back(fd)
         sys.stdin, sys.stdout, sys.stderr = self._streams
         return self._limits_back() or self._cwd_back() or self._threads_left()
 

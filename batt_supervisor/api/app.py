@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 
 from batt_supervisor import __version__
 from batt_supervisor.api import accept, show
+from batt_supervisor.api.answer import answer
 from batt_supervisor.api.limit import BodyLimit
 from batt_supervisor.api.service import Service
 from batt_supervisor.core.lifecycle import SETTLED, State
@@ -178,7 +179,7 @@ def _run_routes(app: FastAPI, service: Service) -> None:
             await service.wait_for_change(row.id, moved, wait_s)
         return show.run_info(service, service.run(run_name(row.id)))
 
-    @app.get("/v1/runs/{run}/results")
+    @app.get("/v1/runs/{run}/results", response_model=ResultPage)
     async def read_results(
         run: str,
         order: Literal["index", "settled"] = "index",
@@ -202,7 +203,7 @@ def _run_routes(app: FastAPI, service: Service) -> None:
         whole = len(items) == len(tasks) < limit
         mark = None if last is None else (last.settled_seq if order == "settled" else last.idx)
         page = ResultPage(items=tuple(items), next=None if whole and ended else mark, ended=ended and whole)
-        return Response(page.model_dump_json(), media_type="application/json")
+        return answer(page)
 
     @app.post("/v1/runs/{run}/cancel")
     async def cancel_run(run: str) -> Changed:
@@ -238,16 +239,17 @@ def _task_routes(app: FastAPI, service: Service) -> None:
         run = service.run(run_name(row.run_id))
         return show.task_result(row, service.reader.stages(run)[row.stage], service.results)
 
-    @app.get("/v1/tasks/{task}")
-    async def read_task(task: str) -> TaskInfo:
+    @app.get("/v1/tasks/{task}", response_model=TaskInfo)
+    async def read_task(task: str) -> Response:
         row = service.task(task)
         stage = service.reader.stages(service.run(run_name(row.run_id)))[row.stage]
-        return TaskInfo(
+        found = TaskInfo(
             task=result(row),
             function=stage.work.function,
             command=stage.work.command or None,
             attempts=tuple(show.attempt_info(attempt) for attempt in service.reader.attempts(row.id)),
         )
+        return answer(found)
 
     @app.get("/v1/tasks/{task}/log")
     async def read_log(

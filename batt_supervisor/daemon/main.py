@@ -58,7 +58,10 @@ class Daemon:
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         recover.end_left_processes(self._store, self._state)
         self._threads.start("writer", self._store.writer.run)
-        recover.write_off(self._store)
+        try:
+            recover.write_off(self._store, self._settings.watchdog)
+        except TimeoutError:
+            threads.give_up("the writer does not answer")
         recover.drop_orphaned_files(self._store, self._state)
         clock = SystemClock()
         now = clock.read()

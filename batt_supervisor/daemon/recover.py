@@ -35,10 +35,13 @@ def end_left_processes(store: Store, state: StateDir) -> int:
     return ended
 
 
-def write_off(store: Store) -> int:
+def write_off(store: Store, limit_s: float) -> int:
     """Settle every attempt that an earlier battd held, now that none of them is alive; how many.
 
     The writer's thread must be running.
+
+    Raises:
+        TimeoutError: It has not answered for `limit_s`; nothing else watches it yet.
     """
     reader = store.reader()
     live = reader.live()
@@ -49,7 +52,7 @@ def write_off(store: Store) -> int:
         found = recover(attempt, runs[attempt.run_id][stage].work.limits)
         ends.append(moves.Settlement(attempt.claim, found.ending, found.verdict))
     if ends:
-        store.writer.submit(lambda tx: moves.settle(tx, ends)).result()
+        store.writer.submit(lambda tx: moves.settle(tx, ends)).result(limit_s)
     if live:
         log.warning("attempts of an earlier battd written off", attempts=len(live))
     return len(live)
