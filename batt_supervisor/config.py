@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from batt_supervisor.core.model import Limits, Space
-from batt_supervisor.core.plan import Policy
+from batt_supervisor.core.world import Policy
 from batt_supervisor.errors import BadConfiguration, BadInput, nearest
 from batt_supervisor.paths import default_socket, default_state_dir
 from batt_supervisor.units import parse_duration, parse_size

@@ -29,7 +29,7 @@ from batt_supervisor.clock import Now
 from batt_supervisor.core.admission import Free
 from batt_supervisor.core.lifecycle import OPEN, State
 from batt_supervisor.core.model import Room, Space, WorkerId
-from batt_supervisor.core.plan import SlotPhase, SlotView
+from batt_supervisor.core.world import SlotPhase, SlotView
 from batt_supervisor.errors import Unreachable
 from batt_supervisor.pool import kill, launch, proc
 from batt_supervisor.pool.protocol import Exit, Request, SlotStatus

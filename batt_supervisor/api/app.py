@@ -16,7 +16,7 @@ from batt_supervisor.api.answer import answer
 from batt_supervisor.api.limit import BodyLimit
 from batt_supervisor.api.service import Service
 from batt_supervisor.core.lifecycle import SETTLED, State
-from batt_supervisor.core.plan import Closing
+from batt_supervisor.core.world import Closing
 from batt_supervisor.errors import BadInput, BattError, NotFound, Refused, nearest
 from batt_supervisor.store import moves, submit
 from batt_supervisor.store.read import RunRow, TaskRow

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from batt_supervisor.core.model import Claim, Ending, Head, Space, Work
-from batt_supervisor.core.plan import Running, Stop
 from batt_supervisor.core.retry import Verdict, judge
+from batt_supervisor.core.world import Running, Stop
 from batt_supervisor.store import moves
 
 

@@ -13,7 +13,8 @@ from batt_supervisor.clock import Now
 from batt_supervisor.config import Settings
 from batt_supervisor.core.lifecycle import State
 from batt_supervisor.core.model import NOTHING, Claim, Ending, Outcome, Space, WorkerId
-from batt_supervisor.core.plan import PROMISE_S, Begin, Running, SlotView, Stop
+from batt_supervisor.core.plan import PROMISE_S
+from batt_supervisor.core.world import Begin, Running, SlotView, Stop
 from batt_supervisor.daemon.attempt import Attempt, Settling
 from batt_supervisor.daemon.endings import ending_of
 from batt_supervisor.daemon.outbox import Outbox

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from batt_supervisor.core.model import Ending, Outcome, TaskError
-from batt_supervisor.core.plan import Stop
+from batt_supervisor.core.world import Stop
 from batt_supervisor.pool.protocol import Exit
 from worker.report import signal_name
 

@@ -13,19 +13,8 @@ from batt_supervisor.clock import Clock, Now
 from batt_supervisor.config import Settings
 from batt_supervisor.core.admission import Free, Hold, Start, admit
 from batt_supervisor.core.model import NOTHING, Space
-from batt_supervisor.core.plan import (
-    Begin,
-    CloseRun,
-    Command,
-    Held,
-    Renew,
-    SlotPhase,
-    SlotView,
-    Stop,
-    World,
-    plan,
-    wake_at,
-)
+from batt_supervisor.core.plan import plan, wake_at
+from batt_supervisor.core.world import Begin, CloseRun, Command, Held, Renew, SlotPhase, SlotView, Stop, World
 from batt_supervisor.daemon.attempts import Attempts
 from batt_supervisor.daemon.outbox import Inbox, Outbox
 from batt_supervisor.daemon.runs import OpenRuns

@@ -12,7 +12,7 @@ import structlog
 from batt_supervisor.clock import Now
 from batt_supervisor.core.lifecycle import OPEN, State
 from batt_supervisor.core.model import Head, Work
-from batt_supervisor.core.plan import Closing, RunView
+from batt_supervisor.core.world import Closing, RunView
 from batt_supervisor.daemon.outbox import Outbox
 from batt_supervisor.store import moves, submit
 from batt_supervisor.store.read import Reader, RunRow, StageRow

@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 from batt_supervisor.core.model import Room, WorkerId
-from batt_supervisor.core.plan import SlotPhase, SlotView
+from batt_supervisor.core.world import SlotPhase, SlotView
 from batt_supervisor.errors import SlotBroken
 from batt_supervisor.pool import kill
 from batt_supervisor.pool.launch import Launcher, Places, Registry

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from batt_supervisor.core.model import Room, WorkerId
-from batt_supervisor.core.plan import SlotView
+from batt_supervisor.core.world import SlotView
 
 
 @dataclass(frozen=True, slots=True)

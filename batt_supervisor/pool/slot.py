@@ -21,7 +21,7 @@ from typing import Any, Final
 import pebble
 
 from batt_supervisor.core.model import Room
-from batt_supervisor.core.plan import SlotPhase, SlotView
+from batt_supervisor.core.world import SlotPhase, SlotView
 from batt_supervisor.errors import SlotBroken
 from batt_supervisor.pool import kill
 from batt_supervisor.pool.launch import Launcher, Process

@@ -9,8 +9,8 @@ from typing import Final
 
 from batt_supervisor.core.lifecycle import SETTLED, TRANSITIONS, Event, State, advance
 from batt_supervisor.core.model import Claim, Ending, Outcome, WorkerId
-from batt_supervisor.core.plan import Closing
 from batt_supervisor.core.retry import Verdict
+from batt_supervisor.core.world import Closing
 from batt_supervisor.errors import Refused
 from batt_supervisor.store.writer import Transaction
 

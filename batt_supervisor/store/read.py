@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from batt_supervisor.core.lifecycle import State
 from batt_supervisor.core.model import Claim, Head, Limits, LiveAttempt, Room, Tries, Work, WorkerId
-from batt_supervisor.core.plan import Closing
+from batt_supervisor.core.world import Closing
 from batt_supervisor.errors import StoreUnavailable
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from batt_supervisor.core.lifecycle import State
 from batt_supervisor.core.model import Work
-from batt_supervisor.core.plan import Closing
+from batt_supervisor.core.world import Closing
 from batt_supervisor.errors import Refused
 from batt_supervisor.store.writer import Transaction
 

@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from batt_supervisor.clock import Now
 from batt_supervisor.core.admission import Free
 from batt_supervisor.core.model import Claim, Head, Limits, Outcome, Room, Space, Tries, Work
-from batt_supervisor.core.plan import (
-    PATIENCE_S,
-    PROMISE_S,
-    TENURE_S,
+from batt_supervisor.core.plan import PATIENCE_S, PROMISE_S, TENURE_S, plan, wake_at
+from batt_supervisor.core.retry import RESOURCE_TRIES
+from batt_supervisor.core.world import (
     Begin,
     CloseRun,
     Closing,
@@ -28,10 +27,7 @@ from batt_supervisor.core.plan import (
     SlotView,
     Stop,
     World,
-    plan,
-    wake_at,
 )
-from batt_supervisor.core.retry import RESOURCE_TRIES
 
 NOW = Now(mono_s=1000.0, wall_ms=1_700_000_000_000)
 MIB = 2**20

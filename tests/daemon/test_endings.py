@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from batt_supervisor.core.model import Claim, Outcome, TaskError
-from batt_supervisor.core.plan import Stop
+from batt_supervisor.core.world import Stop
 from batt_supervisor.daemon.endings import ending_of
 from batt_supervisor.pool.protocol import Exit
 from worker import report

@@ -7,9 +7,9 @@ import pytest
 
 from batt_supervisor.core.lifecycle import State
 from batt_supervisor.core.model import Claim, Ending, Outcome, TaskError, Tries, WorkerId
-from batt_supervisor.core.plan import Closing
 from batt_supervisor.core.recovery import recover
 from batt_supervisor.core.retry import judge
+from batt_supervisor.core.world import Closing
 from batt_supervisor.errors import ClaimLost, Refused
 from batt_supervisor.store import moves
 

@@ -19,9 +19,9 @@ from hypothesis.stateful import (
 
 from batt_supervisor.core.lifecycle import LIVE, SETTLED, Event, State, advance
 from batt_supervisor.core.model import Claim, Ending, Outcome, Tries
-from batt_supervisor.core.plan import Closing
 from batt_supervisor.core.recovery import recover
 from batt_supervisor.core.retry import judge
+from batt_supervisor.core.world import Closing
 from batt_supervisor.errors import ClaimLost, Refused
 from batt_supervisor.store import moves, submit
 
