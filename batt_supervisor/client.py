@@ -200,6 +200,10 @@ class Client:
             raise
         return sealed.model_copy(update={"existing": existing})
 
+    def check(self, spec: RunSpec) -> None:
+        """Have battd check a run's specification, creating nothing; raises what `submit` would."""
+        self._send("POST", "/v1/check", body=spec.model_dump_json().encode())
+
     def _create(self, spec: RunSpec) -> tuple[RunCreated, bool]:
         answer, lost = self._insist("POST", "/v1/runs", spec.model_dump_json().encode(), first=True)
         return self._shape(RunCreated, answer), lost

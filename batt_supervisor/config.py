@@ -15,6 +15,7 @@ from batt_supervisor.core.model import Limits, Space
 from batt_supervisor.core.world import Policy
 from batt_supervisor.errors import BadConfiguration, BadInput, nearest
 from batt_supervisor.paths import default_socket, default_state_dir
+from batt_supervisor.sentences import complaint
 from batt_supervisor.units import parse_duration, parse_size
 
 
@@ -152,6 +153,10 @@ RELOADABLE = frozenset(
 """Keys that SIGHUP puts into force; the others need a restart."""
 
 
+OTHER_VARIABLES = frozenset({"BATT_CONFIG", "BATT_FAULTS", "BATT_WORKER_OF"})
+"""Variables that are no keys: where the file is, fault points of tests, and what battd sets for its workers."""
+
+
 def load(environ: Mapping[str, str], config: Path | None, flags: Mapping[str, Any]) -> Settings:
     """Read the settings.
 
@@ -163,6 +168,10 @@ def load(environ: Mapping[str, str], config: Path | None, flags: Mapping[str, An
     Raises:
         BadConfiguration: A file that cannot be read, an unknown key, a value that cannot be meant.
     """
+    for name in environ:
+        if name.startswith("BATT_") and name not in OTHER_VARIABLES and name[5:].lower() not in Settings.model_fields:
+            known = {f"BATT_{key.upper()}" for key in Settings.model_fields} | OTHER_VARIABLES
+            raise BadConfiguration(f"unknown variable {name!r}{nearest(name, known)}")
     path = config or (Path(environ["BATT_CONFIG"]) if environ.get("BATT_CONFIG") else None)
     given: dict[str, Any] = _read(path) if path else {}
     if path:  # relative paths in the file are relative to the file
@@ -207,5 +216,4 @@ def _sentence(error: ValidationError, path: Path | None) -> str:
     source = f" in {path}" if path else ""
     if first["type"] == "extra_forbidden":
         return f"unknown key {key!r}{source}{nearest(key, Settings.model_fields)}"
-    reason = str(first["msg"]).removeprefix("Value error, ")
-    return f"{key}{source}: {reason} (given: {first['input']!r})" if first["loc"] else reason
+    return f"{key}{source}: {complaint(first)} (given: {str(first['input'])!r})"

@@ -11,13 +11,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-BASE = ("errors", "clock", "paths", "units")
+BASE = ("errors", "clock", "paths", "units", "sentences")
 """Small modules without a layer of their own."""
 
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "errors": (),
     "clock": (),
     "paths": (),
+    "sentences": (),
     "units": ("errors",),
     "core": ("core", "errors", "clock"),
     "store": ("store", "core", "errors", "clock"),

@@ -15,6 +15,8 @@ FRAME_MAX = 15_000
 request of this size stays below the 16,384 bytes up to which multiprocessing writes a message in one piece, so that no
 kill can leave half of one."""
 
+HERE = os.path.dirname(os.path.abspath(__file__))
+
 MESSAGE_MAX = 2_000
 TRACEBACK_MAX = 6_000
 
@@ -41,12 +43,20 @@ def of_error(error: BaseException) -> dict[str, Any]:
     """The report of a task that raised. Never fails, whatever the exception's own methods and attributes do."""
     name = _guarded(lambda: _type_name(type(error)), "the type cannot be shown")
     message = _guarded(lambda: str(error), "its message cannot be shown")
-    trace = _guarded(lambda: "".join(traceback.format_exception(error, limit=-30)), "its traceback cannot be shown")
+    trace = _guarded(lambda: _trace(error), "its traceback cannot be shown")
     return {
         "outcome": _guarded(lambda: _outcome(error), "") or "exception",
         "reason": clip(f"{name}: {message}" if message else name, 300),
         "error": {"type": clip(name, 300), "message": clip(message), "traceback": _tail(trace)},
     }
+
+
+def _trace(error: BaseException) -> str:
+    """The traceback from the task's own code on; the whole of it where there is none of that."""
+    own = trace = error.__traceback__
+    while own is not None and os.path.dirname(own.tb_frame.f_code.co_filename) == HERE:
+        own = own.tb_next
+    return "".join(traceback.format_exception(type(error), error, own or trace, limit=-30))
 
 
 def _guarded(make: Callable[[], str], otherwise: str) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import os
 import shutil
 import sys
+import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
@@ -15,6 +17,9 @@ from batt_supervisor.core.model import Room, Work
 from batt_supervisor.errors import BadInput, NotAllowed, nearest
 from batt_supervisor.store.submit import NewRun, NewStage
 from batt_supervisor.wire import RunSpec, StageSpec
+
+OWN = ("worker", "pebble")
+"""Modules that every worker holds, beside the standard library's."""
 
 
 def new_run(spec: RunSpec, settings: Settings, environ: Mapping[str, str]) -> NewRun:
@@ -106,6 +111,7 @@ def check_function(path: str, search: Sequence[str]) -> None:
     if not module or not name or not all(part.isidentifier() for part in f"{module}.{name}".split(".")):
         raise BadInput(f"function {path!r} is not of the form package.module:name")
     spec = _find(path, module, search)
+    _refuse_taken(path, module.partition(".")[0], search)
     if spec.origin is None or not spec.origin.endswith(".py"):
         return
     source = Path(spec.origin)
@@ -119,6 +125,25 @@ def check_function(path: str, search: Sequence[str]) -> None:
     first = name.partition(".")[0]
     if first not in names and "*" not in names and "__getattr__" not in names:
         raise BadInput(f"function {path!r}: module {module!r} has no {first!r}{nearest(first, names)}")
+
+
+def _refuse_taken(path: str, top: str, search: Sequence[str]) -> None:
+    """A worker has some modules before it enters the run's directory; one of the same name there is never imported."""
+    if top not in OWN and top not in sys.stdlib_module_names:
+        return
+    found = PathFinder.find_spec(top, list(search))
+    if found is None or found.origin is None:
+        return  # built in
+    if top in OWN:
+        taken = importlib.util.find_spec(top)
+        same = taken is None or found.origin == taken.origin
+    else:
+        same = any(found.origin.startswith(sysconfig.get_path(key)) for key in ("stdlib", "platstdlib"))
+    if not same:
+        whose = "batt-supervisor's" if top in OWN else "the standard library's"
+        raise BadInput(
+            f"function {path!r}: in a worker the module {top!r} is {whose}, not {found.origin}; rename yours"
+        )
 
 
 def _find(path: str, module: str, search: Sequence[str]) -> ModuleSpec:

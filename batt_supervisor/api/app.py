@@ -18,6 +18,7 @@ from batt_supervisor.api.service import Service
 from batt_supervisor.core.lifecycle import SETTLED, State
 from batt_supervisor.core.world import Closing
 from batt_supervisor.errors import BadInput, BattError, NotFound, Refused, nearest
+from batt_supervisor.sentences import complaint
 from batt_supervisor.store import moves, submit
 from batt_supervisor.store.read import RunRow, TaskRow
 from batt_supervisor.wire import (
@@ -93,8 +94,7 @@ async def _refuse_shape(request: Request, error: Exception) -> JSONResponse:
         fields = {*RunSpec.model_fields, *StageSpec.model_fields, *TaskSpec.model_fields, *TaskChunk.model_fields}
         message = f"unknown field {field!r}{nearest(field.rpartition('.')[2], fields)}"
     else:
-        reason = str(first["msg"]).removeprefix("Value error, ")
-        message = f"{field}: {reason}" if field else reason
+        message = f"{field}: {complaint(first)}" if field else complaint(first)
     return JSONResponse(Problem(error=BadInput.code, message=message).model_dump(), BadInput.http_status)
 
 
@@ -107,6 +107,11 @@ def _service_routes(app: FastAPI, service: Service) -> None:
 
 
 def _submit_routes(app: FastAPI, service: Service) -> None:
+    @app.post("/v1/check", status_code=204)
+    async def check_run(spec: RunSpec) -> Response:
+        accept.new_run(spec, service.settings(), os.environ)
+        return Response(status_code=204)
+
     @app.post("/v1/runs")
     async def create_run(spec: RunSpec) -> RunCreated:
         if service.draining():

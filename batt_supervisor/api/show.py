@@ -76,8 +76,9 @@ def task_result(row: TaskRow, stage: StageRow, results: Path) -> TaskResult:
         key=row.key,
         args=json.loads(row.args),
         state=row.state,
-        outcome=row.outcome,
-        reason=row.reason or None,
+        # Of an earlier attempt, while there is no last one: `attempts` of the task tell it.
+        outcome=row.outcome if row.state in SETTLED else None,
+        reason=(row.reason or None) if row.state in SETTLED else None,
         attempt=row.attempt,
         wall_s=row.wall_s,
         cpu_s=row.cpu_s,

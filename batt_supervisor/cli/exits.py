@@ -46,7 +46,9 @@ TABLE: Final[dict[Exit, Meaning]] = {
     Exit.TIMED_OUT: Meaning("`wait --timeout` passed first; the run goes on"),
     Exit.NOT_FOUND: Meaning("no such run or task"),
     Exit.UNREACHABLE: Meaning("no battd answers on the socket"),
-    Exit.REFUSED: Meaning("battd answered, but cannot do it now (it drains, its store is not available)"),
+    Exit.REFUSED: Meaning(
+        "battd answered, but cannot do it (it drains, its store is not available, the task has ended already)"
+    ),
     Exit.INTERNAL: Meaning("a defect of battctl", "a defect of battd: one of its threads ended or hung"),
     Exit.CANNOT_CREATE: Meaning(
         "battd reports that its database is newer than itself",

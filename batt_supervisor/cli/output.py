@@ -18,6 +18,10 @@ WIDEST = 60
 """A column lines up to here; what is longer stands out, and is not cut."""
 
 
+ROOM = 40
+"""What the last column of a table gets on a terminal, if other columns can be spared for it."""
+
+
 def say(text: str = "") -> None:
     """A line on standard output; what its encoding cannot say is escaped."""
     try:
@@ -75,11 +79,14 @@ def cell(value: object) -> str:
 class Table:
     """Columns that line up, printed row by row; the last column takes what is left of the line.
 
-    On a terminal a row is one line, cut with an ellipsis at its edge; elsewhere nothing is cut.
+    On a terminal a row is one line, cut with an ellipsis at its edge; where the last column, which says most, would get
+    less than `ROOM` characters, columns of `spare` are left out. Elsewhere nothing is cut or left out.
     """
 
-    def __init__(self, *heads: str, right: Iterable[str] = ()) -> None:
+    def __init__(self, *heads: str, right: Iterable[str] = (), spare: Iterable[str] = ()) -> None:
         self._heads = heads
+        self._spare = list(spare)
+        self._kept = list(range(len(heads)))
         self._right = {place for place, head in enumerate(heads) if head in set(right)}
         self._widths: list[int] = []
         self._edge = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
@@ -92,14 +99,22 @@ class Table:
                 return
             columns = zip(self._heads, *texts, strict=True)
             self._widths = [min(max(len(text) for text in column), WIDEST) for column in columns]
+            self._make_room()
             self._line(self._heads)
         for row in texts:
             self._line(row)
 
+    def _make_room(self) -> None:
+        while self._edge is not None and self._spare:
+            before = sum(self._widths[place] + 2 for place in self._kept[:-1])
+            if self._edge - before >= ROOM:
+                return
+            self._kept.remove(self._heads.index(self._spare.pop(0)))
+
     def _line(self, texts: Sequence[str]) -> None:
         padded = [
-            text.rjust(width) if place in self._right else text.ljust(width)
-            for place, (text, width) in enumerate(zip(texts, self._widths, strict=True))
+            texts[place].rjust(self._widths[place]) if place in self._right else texts[place].ljust(self._widths[place])
+            for place in self._kept
         ]
         line = "  ".join(padded).rstrip()
         if self._edge is not None and len(line) > self._edge:

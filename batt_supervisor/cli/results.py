@@ -171,7 +171,8 @@ class _Rows:
 
     def __init__(self) -> None:
         heads = ("TASK", "INDEX", "STAGE", "STATE", "OUTCOME", "TRY", "WALL", "CPU", "PEAK", "ARGS", "RESULT")
-        self._table = Table(*heads, right=("INDEX", "TRY", "WALL", "CPU", "PEAK"))
+        right = ("INDEX", "TRY", "WALL", "CPU", "PEAK")
+        self._table = Table(*heads, right=right, spare=("CPU", "PEAK", "STAGE", "INDEX", "TRY", "ARGS"))
 
     def print(self, found: list[TaskResult]) -> None:
         self._table.print([_row(result) for result in found])

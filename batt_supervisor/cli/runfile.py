@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from batt_supervisor.cli.items import FUNCTION
 from batt_supervisor.errors import BadInput, nearest
+from batt_supervisor.sentences import complaint
 from batt_supervisor.units import parse_duration
 
 Json = Any
@@ -156,7 +157,7 @@ def sentence(
         error.errors(include_url=False), key=lambda found: (found["type"] == "extra_forbidden", len(found["loc"]))
     )
     place = [part for part in first["loc"] if part not in _BRANCHES]
-    message = first["msg"].removeprefix("Value error, ")
+    message = complaint(first)
     model = (keys or {}).get(tuple(part for part in place[:-1] if isinstance(part, str)))
     before = ""
     if len(place) > 1 and place[0] == "stage" and isinstance(place[1], int):

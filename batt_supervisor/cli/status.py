@@ -135,7 +135,7 @@ def _service(service: ServiceInfo, now_ms: float) -> None:
     for held, reason in service.holds.items():
         say(f"held    {held}: {reason}")
     say()
-    say(f"{number_of(len(service.slots), 'slot')} for {service.width} at once")
+    say(f"{number_of(len(service.slots), 'worker')} for {service.width} at once; what is beyond stands by")
     table(
         ("SLOT", "PHASE", "TASK", "WORKER", "SERVED", "RENEWED", "DIRECTORY"),
         [(s.slot, s.phase, s.task, s.worker_pid, s.served, s.renewed, s.cwd) for s in service.slots],

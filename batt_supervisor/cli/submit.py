@@ -24,7 +24,7 @@ from batt_supervisor.cli.options import (
 )
 from batt_supervisor.cli.output import compact, note, number_of, say, shown
 from batt_supervisor.cli.place import Flags as PlaceFlags
-from batt_supervisor.errors import BadInput
+from batt_supervisor.errors import BadInput, Unreachable
 from batt_supervisor.units import format_duration
 
 if TYPE_CHECKING:
@@ -142,7 +142,10 @@ def submit(
     batch = _batch(target, command, shell=shell, items=items, args=args, flags=flags, choice=choice)
     if choice is not None and choice.seed is not None and seed is None:
         note(f"chosen at random; --seed {choice.seed} chooses the same again")
-    return _show(batch, me.json) if dry_run else _send(batch, me, wait_for_it)
+    if not dry_run:
+        return _send(batch, me, wait_for_it)
+    _ask(batch, me)
+    return _show(batch, me.json)
 
 
 def _batch(
@@ -241,7 +244,11 @@ def _choice(count: int | None, at_random: int | None, seed: int | None) -> Choic
 def _send(batch: Batch, me: Caller, wait_for_it: bool) -> int:
     with me.client() as client:
         created = client.submit(batch.spec, batch.tasks())
+    name = batch.spec.name
     if created.existing:
+        if not me.json and not wait_for_it:
+            with me.client() as client:
+                name = client.run(created.run).name
         note(f"run {created.run} has been there under the key {batch.spec.key!r}; nothing was created")
     if wait_for_it:
         if me.json:
@@ -250,11 +257,17 @@ def _send(batch: Batch, me: Caller, wait_for_it: bool) -> int:
     if me.json:
         say(compact({"run": created.run, "tasks": created.tasks} | ({"existing": True} if created.existing else {})))
     else:
-        say(
-            f"run {created.run} {batch.spec.name!r}: {number_of(created.tasks, 'task')}; "
-            f"see it with `battctl wait {created.run}`"
-        )
+        say(f"run {created.run} {name!r}: {number_of(created.tasks, 'task')}; see it with `battctl wait {created.run}`")
     return Exit.OK
+
+
+def _ask(batch: Batch, me: Caller) -> None:
+    """Have battd look for the functions and commands, and at the limits; nothing is created."""
+    with me.client() as client:
+        try:
+            client.check(batch.spec)
+        except Unreachable as error:
+            note(f"battctl: not asked whether battd would take it: {error}")
 
 
 def _show(batch: Batch, as_json: bool) -> int:

@@ -25,7 +25,7 @@ def describe(settings: Settings, snapshot: Snapshot, started_ms: int) -> Service
         slots=tuple(
             SlotInfo(
                 slot=slot.view.id,
-                phase=slot.trouble or slot.view.phase.value,
+                phase=slot.trouble or ("busy" if slot.view.id in snapshot.tasks else slot.view.phase.value),
                 worker_pid=slot.worker_pid,
                 served=slot.view.served,
                 renewed=slot.renewed,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import os
 import signal
 import sys
@@ -87,6 +88,10 @@ class Daemon:
         server.watch = lambda: threads.check(
             [threads.Watched("loop", lambda: loop.beat_s), *watched], self._settings.watchdog
         )
+        for name in self._settings.preload:
+            if importlib.util.find_spec(name.partition(".")[0]) is None:
+                # Not an error: it may lie in a run's own directory. Each worker's log says so, too.
+                log.warning("a module to preload is not installed here", module=name)
         self._notifier.send(f"READY=1\nSTATUS=serving {self._settings.socket}")
         log.info(
             "ready", version=__version__, pid=os.getpid(), socket=str(self._settings.socket), slots=self._settings.slots

@@ -386,3 +386,9 @@ def test_what_is_not_allowed_is_not_even_looked_for(place: Path) -> None:
 )
 def test_stages_must_make_sense_together(place: Path, stages: list[dict[str, Any]], sentence: str) -> None:
     assert refused(spec(place, *[{"command": ("ls",), **stage} for stage in stages])).startswith(sentence)
+
+
+@pytest.mark.parametrize(("name", "whose"), [("worker", "batt-supervisor's"), ("queue", "the standard library's")])
+def test_a_module_whose_name_is_taken_in_every_worker_is_refused(place: Path, name: str, whose: str) -> None:
+    (place / f"{name}.py").write_text("def work(): ...\n")
+    assert f"in a worker the module {name!r} is {whose}, not {place}" in told(f"{name}:work", place)
