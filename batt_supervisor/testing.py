@@ -214,6 +214,9 @@ class FakePool:
     def status(self) -> Sequence[SlotStatus]:
         return [SlotStatus(slot.view(), 1000 + slot.id, slot.renewed, slot.trouble) for slot in self._slots.values()]
 
+    def bad_rooms(self, now_s: float) -> Mapping[Room, str]:
+        return {}
+
     def trouble(self) -> str:
         return next((slot.trouble for slot in self._slots.values() if slot.trouble), "")
 

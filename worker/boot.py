@@ -49,7 +49,8 @@ def main() -> None:
         os.chdir(settings["cwd"])
     except OSError as error:
         entry.here.room_error = error
-    sys.path.insert(0, settings["cwd"])
+    os.environ.update(settings["python"])
+    sys.path[:0] = [settings["cwd"], *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     for name in settings["preload"]:
         try:
             importlib.import_module(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import traceback
 from collections.abc import Callable
@@ -150,9 +151,17 @@ def pack(report: dict[str, Any], spill: str) -> bytes:
     while len(data) > FRAME_MAX and "error" in report and limit > 50:
         # Only an exception's texts are left to be large: in JSON a character may take twelve bytes.
         limit //= 2
-        short = {key: clip(text, limit) for key, text in report["error"].items()}
+        short = {key: _shorter(text, limit) for key, text in report["error"].items()}
         data = json.dumps({**report, "error": short}, separators=(",", ":")).encode()
     return data
+
+
+def _shorter(text: str, limit: int) -> str:
+    """As `clip`; of a text that was clipped before, the length it had at first is still told."""
+    told = re.search(r"\.\.\. \(\d+ chars\)\Z", text)
+    if told is None:
+        return clip(text, limit)
+    return text if len(text) <= limit else text[: limit - 20] + told[0]
 
 
 def _write(path: str, data: bytes) -> None:

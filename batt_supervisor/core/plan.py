@@ -190,6 +190,9 @@ class _Starter:
                 return Begin(head, None, self._policy.need, alone=False)
             reason = f"waits for a slot: all {self._policy.width} run"
             return Held(head.run_id, Hold("slots", 1, reason))
+        if work.room in self._world.bad_rooms:
+            reason = f"workers do not start in its directory and environment: {self._world.bad_rooms[work.room]}"
+            return Held(head.run_id, Hold("room", 1, reason))
         alone = runs_alone(head.tries)
         if self._alone or (alone and (self._active or self._ahead)):
             return Held(head.run_id, Hold("machine", 1, "waits until nothing else runs: one of them runs alone"))

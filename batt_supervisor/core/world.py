@@ -109,6 +109,7 @@ class World:
         heads: For each open run its first queued tasks, in order.
         ahead: For kinds of tasks so short that a slot would wait for the disk between two of them: how many attempts
             may be claimed before a slot is free for them. Absent: none.
+        bad_rooms: Rooms in which workers have just failed to start, and why; nothing is moved there for a while.
         trouble: Why slots are missing, if any are.
         last_start_s: When each run last had a start, monotonic; absent means never.
     """
@@ -122,6 +123,7 @@ class World:
     slots: Sequence[SlotView]
     free: Free
     ahead: Mapping[str, int] = field(default_factory=dict)
+    bad_rooms: Mapping[Room, str] = field(default_factory=dict)
     trouble: str = ""
     closed: str = ""
     last_start_s: Mapping[int, float] = field(default_factory=dict)

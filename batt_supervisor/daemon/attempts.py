@@ -260,6 +260,8 @@ class Attempts:
             del self._by_slot[seen.slot_id]
         elif not seen.requeue:
             self._turn(pack[0], now)
+            if pack[0].stop is not None:
+                self._pool.end(seen.slot_id, pack[0].serial)  # it was told to stop before its turn
         if seen.requeue:
             self._requeue(attempt)
         else:

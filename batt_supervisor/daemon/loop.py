@@ -162,6 +162,7 @@ class Loop:
             ],
             free=self._headroom.read(now.mono_s),
             ahead=self._attempts.ahead(),
+            bad_rooms=self._pool.bad_rooms(now.mono_s),
             trouble=self._pool.trouble(),
             closed="battd is going down" if store_works else self._outbox.trouble,
             last_start_s=self._runs.started_s,

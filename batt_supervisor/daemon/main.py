@@ -96,8 +96,8 @@ class Daemon:
         log.info(
             "ready", version=__version__, pid=os.getpid(), socket=str(self._settings.socket), slots=self._settings.slots
         )
-        threads.fault(self._faults, "loop")
         try:
+            threads.fault(self._faults, "loop")
             loop.run(lambda: self._round(loop, crew, watched))
         except Exception:
             threads.give_up(f"{traceback.format_exc()}the loop ended by an error")
@@ -152,7 +152,7 @@ class Daemon:
 
     def _crew_settings(self) -> CrewSettings:
         settings = self._settings
-        return CrewSettings(settings.max_tasks, settings.boot_timeout, settings.preload, dict(os.environ))
+        return CrewSettings(settings.boot_timeout, settings.preload, dict(os.environ))
 
     def _service(self, loop: Loop) -> Service:
         return Service(

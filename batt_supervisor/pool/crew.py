@@ -24,6 +24,12 @@ from batt_supervisor.pool.slot import Answered, Launched, Slot
 
 log = structlog.get_logger("pool")
 
+ROOM_PAUSE_S: Final = (0.5, 30.0)
+"""First and longest time for which no slot is moved into a room whose workers have failed to start."""
+
+ROOMS_MAX: Final = 100
+"""Rooms whose failures are remembered."""
+
 REBUILD_S: Final = (0.5, 5.0)
 """First and longest pause before a slot that could not be built is tried again."""
 
@@ -37,6 +43,15 @@ class Unbuilt:
 
 
 @dataclass(frozen=True, slots=True)
+class BadRoom:
+    """A room in which the last worker did not start."""
+
+    failures: int
+    until_s: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """What slots are made with.
 
@@ -44,7 +59,6 @@ class Settings:
         environ: battd's own environment, as workers are to see it.
     """
 
-    max_tasks: int
     boot_timeout_s: float
     preload: tuple[str, ...]
     environ: Mapping[str, str]
@@ -115,7 +129,8 @@ class Crew:
         self.builder, self.reaper, self.registry = Builder(), Reaper(), Registry()
         self.settings = settings
         self._places = places
-        self._room = room
+        self._home = self._room = room
+        self._bad_rooms: dict[Room, BadRoom] = {}
         self._slots: dict[int, Slot] = {}
         self._inbox: deque[Answered | Launched | Unbuilt] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -124,6 +139,7 @@ class Crew:
         self._exits: list[Exit] = []
         self._target = 0
         self._closed = False
+        self._strays = False  # something may be left of a worker that has died
         self._moved = True
         self.resize(width, now_s)
 
@@ -154,14 +170,17 @@ class Crew:
             exits += slot.check(now_s)
             if slot.phase is SlotPhase.IDLE:
                 self._refused.pop(slot.id, None)
+                self._bad_rooms.pop(slot.room, None)
             booting_s = now_s - slot.boot_since_s if slot.phase is SlotPhase.BOOTING else 0.0
             if not slot.trouble and booting_s > self.settings.boot_timeout_s:
                 slot.trouble = f"its worker did not boot within boot_timeout ({self.settings.boot_timeout_s:g} s)"
             if slot.trouble and slot.phase is not SlotPhase.BUSY:
                 self._replace(slot, now_s)
+            if slot.id >= self._target and slot.phase is not SlotPhase.BUSY and slot.id in self._slots:
+                self.reaper.add(self._slots.pop(slot.id))  # too many since a `resize`
         self._retry(now_s)
-        if deaths:
-            self.end_strays()
+        if deaths or self._strays:
+            self._strays = self.end_strays() > 0  # until a round finds none: what was killed may take a moment to go
         return exits
 
     def _on_event(self, event: Answered | Launched | Unbuilt, now_s: float) -> list[Exit]:
@@ -191,11 +210,25 @@ class Crew:
         del self._slots[slot.id]
         self.reaper.add(slot)
         # A slot that breaks at once, again and again, must not keep the builder busy for ever.
-        pause_s = self._refused.get(slot.id, (0.0, REBUILD_S[0] / 2, ""))[1] * 2 if slot.served == 0 else 0.0
-        pause_s = min(pause_s, REBUILD_S[1])
+        pause_s = 0.0
+        if not slot.booted and slot.room != self._home:
+            self._blame_room(slot, now_s)
+        elif not slot.booted:
+            pause_s = min(self._refused.get(slot.id, (0.0, REBUILD_S[0] / 2, ""))[1] * 2, REBUILD_S[1])
         self._refused[slot.id] = (now_s + pause_s, pause_s, slot.trouble)
         log.warning("slot replaced", slot=slot.id, reason=slot.trouble, again_in_s=pause_s)
-        self._room = slot.room
+        self._room = self._home if slot.room in self._bad_rooms else slot.room
+
+    def _blame_room(self, slot: Slot, now_s: float) -> None:
+        """A worker did not start in a run's own room: the slot goes elsewhere, and the room has to wait."""
+        failures = self._bad_rooms[slot.room].failures + 1 if slot.room in self._bad_rooms else 1
+        pause_s = min(ROOM_PAUSE_S[0] * 2.0 ** (failures - 1), ROOM_PAUSE_S[1])
+        if len(self._bad_rooms) >= ROOMS_MAX:
+            del self._bad_rooms[next(iter(self._bad_rooms))]
+        self._bad_rooms[slot.room] = BadRoom(failures, now_s + pause_s, slot.trouble)
+
+    def bad_rooms(self, now_s: float) -> Mapping[Room, str]:
+        return {room: bad.reason for room, bad in self._bad_rooms.items() if bad.until_s > now_s}
 
     def _retry(self, now_s: float) -> None:
         for slot_id in range(self._target):
@@ -206,7 +239,7 @@ class Crew:
         launcher = Launcher(
             self._places, self.registry, self._room, self.settings.preload, lambda process: None, self.settings.environ
         )
-        slot = self._slots[slot_id] = Slot(slot_id, launcher, self.settings.max_tasks, self.put, now_s)
+        slot = self._slots[slot_id] = Slot(slot_id, launcher, self.put, now_s)
         self.builder.add(slot, self)
 
     def slots(self) -> Sequence[SlotView]:

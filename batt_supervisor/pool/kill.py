@@ -50,7 +50,7 @@ def end_tree(root: int) -> Usage:
 
 
 def end_strays(known: Iterable[int]) -> int:
-    """Kill and reap children of this process that are none of its workers; how many were alive.
+    """Kill and reap children of this process that are none of its workers; how many there were.
 
     battd is a subreaper, so what a dead worker leaves behind becomes its child.
     """
@@ -59,10 +59,10 @@ def end_strays(known: Iterable[int]) -> int:
     for pid in proc.children(os.getpid()):
         if pid in workers:
             continue
+        ended += 1
         found = proc.stat(pid)
         if found is not None and found.state != "Z":
             end_tree(pid)
-            ended += 1
         try:
             os.waitpid(pid, os.WNOHANG)  # a later round reaps what has not ended yet
         except ChildProcessError:

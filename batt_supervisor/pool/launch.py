@@ -147,7 +147,7 @@ class Launcher:
         return name, os.open(self.places.logs / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
     def environment(self) -> dict[str, str]:
-        """What the next worker sees."""
+        """What the next worker sees, once it has started."""
         kept = {key: value for key, value in self.environ.items() if key not in OWN}
         own = {"BATT_SOCKET": self.places.socket, TOKEN: self.places.token}
         return {**CAPS, **kept, **dict(self.room.env), **own}
@@ -163,7 +163,10 @@ class _Started:
         read_fd, write_fd = os.pipe()
         opened = [log_fd, board_fd, read_fd, write_fd]
         try:
-            request = self._pickled(process, launcher, board_fd)
+            environment = launcher.environment()
+            # These would decide what the interpreter and `boot` itself import; `boot` puts them in force afterwards.
+            python = {name: environment.pop(name) for name in set(environment) & {"PYTHONPATH", "PYTHONHOME"}}
+            request = self._pickled(process, launcher, board_fd, python)
             with launcher.registry.lock:
                 self._child = subprocess.Popen(
                     [sys.executable, "-P", f"{ROOT}/worker/boot.py", ROOT, str(read_fd), str(os.getpid())],
@@ -171,7 +174,7 @@ class _Started:
                     stdout=log_fd,
                     stderr=log_fd,
                     cwd="/",
-                    env=launcher.environment(),
+                    env=environment,
                     pass_fds=[*self._fds, board_fd, read_fd],
                     start_new_session=True,
                 )
@@ -189,8 +192,9 @@ class _Started:
                 os.close(fd)
         launcher.launched(launched)
 
-    def _pickled(self, process: BaseProcess, launcher: Launcher, board_fd: int) -> bytes:
+    def _pickled(self, process: BaseProcess, launcher: Launcher, board_fd: int, python: dict[str, str]) -> bytes:
         settings = {
+            "python": python,
             "board": board_fd,
             "cwd": launcher.room.cwd,
             "preload": launcher.preload,

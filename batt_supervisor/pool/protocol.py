@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -90,6 +90,9 @@ class Pool(Protocol):
 
     def status(self) -> Sequence[SlotStatus]:
         """The same for people."""
+
+    def bad_rooms(self, now_s: float) -> Mapping[Room, str]:
+        """Rooms in which workers have just failed to start, and why."""
 
     def trouble(self) -> str:
         """Why a slot cannot be had now; empty when none is missing."""

@@ -60,13 +60,15 @@ class Slot:
         id: Its place; a slot that replaces another has the same.
         room: Where its worker is, or will be.
         phase: See SlotPhase.
+        booted: Its present worker has shown a sign of life.
         trouble: Why it cannot be used any more; empty while it can.
         renewed: How many workers it has had before the present one.
     """
 
-    def __init__(self, slot_id: int, launcher: Launcher, max_tasks: int, inbox: Inbox, now_s: float) -> None:
+    def __init__(self, slot_id: int, launcher: Launcher, inbox: Inbox, now_s: float) -> None:
         self.id = slot_id
         self.phase = SlotPhase.BOOTING
+        self.booted = False
         self.trouble = ""
         self.process: Process | None = None
         self.served = 0
@@ -76,11 +78,10 @@ class Slot:
         self._inbox = inbox
         self._launcher = launcher
         launcher.launched = lambda process: inbox(Launched(self, process))
-        # The backstop behind battd's own recycling; a request of ours to a new worker counts as a task, too.
         context: Any = launcher  # its locks are not multiprocessing's, on purpose
-        self.pool: Any = pebble.ProcessPool(
-            max_workers=1, max_tasks=max_tasks * 2 + 10 if max_tasks else 0, context=context
-        )
+        # No limit of pebble's own behind `max_tasks`: it cannot be changed while the pool lives, and a worker that left
+        # by it under a request would have that request made twice.
+        self.pool: Any = pebble.ProcessPool(max_workers=1, context=context)
         self._request = 0  # what the pool works on; 0 for nothing
         self._sent: deque[int] = deque()  # serials of its attempts that have not ended yet
         self._read = 0  # position behind the last report read from the board
@@ -114,11 +115,17 @@ class Slot:
         pebble replaces a worker that left with exit code 0 without a word about what it was doing; then this is the
         first sign of that attempt's end.
         """
-        exits = self._over(done=False) if self.phase is SlotPhase.BUSY else []
+        exits = []
+        if self.phase is SlotPhase.BUSY:
+            if self.process is None or not (self._sent and self.process.board.read_begun(self._sent[0])):
+                # The pool still holds the request, and its new worker would make what goes to another slot now.
+                self.trouble = "its worker left before it took up what it was given"
+                kill.end_tree(process.id.pid)
+            exits = self._over(done=False)
         if self.process is not None:
             self._part_with(self.process)
         self.process, self._died_s, self._killed = process, None, None
-        self.served, self.renewed = 0, self.renewed + 1
+        self.served, self.renewed, self.booted = 0, self.renewed + 1, False
         self._stamps, self._recycle, self._retiring = {}, "", False
         self.boot_since_s = now_s
         self.phase = SlotPhase.BOOTING
@@ -208,7 +215,7 @@ class Slot:
         self._request = 0
         if self.phase is not SlotPhase.BUSY:
             if done and self.phase is SlotPhase.BOOTING and not self._retiring:
-                self.phase = SlotPhase.IDLE
+                self.phase, self.booted = SlotPhase.IDLE, True
             return exits
         if not done and self._sent:
             exits.append(self._unreported(self._sent.popleft()))
