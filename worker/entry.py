@@ -25,6 +25,7 @@ class Worker:
 
     Attributes:
         room_error: Why its directory could not be entered; every attempt then fails with it.
+        pid: This process, not one that a task has forked.
         baseline: How the process was before its first attempt; every attempt is put back to it.
         reported: How many module files the supervisor has been told of.
     """
@@ -35,6 +36,7 @@ class Worker:
     value_max: int
     room_error: OSError | None = None
     baseline: isolate.Baseline | None = None
+    pid: int = field(default_factory=os.getpid)
     reported: int = field(default=0)
 
 
@@ -98,6 +100,9 @@ def _attempt(request: dict[str, Any]) -> dict[str, Any]:
         told = _run(request, cpu) if request["op"] == "run" else _call(request, cpu)
     except BaseException as error:
         told = report.of_error(error)
+    if os.getpid() != here.pid:
+        # A child that the task forked has come back from it as well. It must not report, nor wait for the next request.
+        os._exit(0)
     call = here.board.read_call(request["serial"])
     told["wall_s"] = round(time.monotonic() - (call[0] if call else began), 6)
     told["cpu_s"] = round(meter.cpu_s() - cpu, 6)

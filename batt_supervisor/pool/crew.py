@@ -198,7 +198,8 @@ class Crew:
                 self._moved = self._moved or event.slot.phase is SlotPhase.BOOTING
                 return event.slot.on_answer(event)
             case Unbuilt():
-                pause_s = min(self._refused.get(event.slot.id, (0.0, REBUILD_S[0] / 2, ""))[1] * 2, REBUILD_S[1])
+                before_s = self._refused[event.slot.id][1] if event.slot.id in self._refused else 0.0
+                pause_s = min(max(before_s * 2, REBUILD_S[0]), REBUILD_S[1])
                 self._refused[event.slot.id] = (now_s + pause_s, pause_s, event.error)
                 log.warning("slot cannot be built", slot=event.slot.id, reason=event.error, again_in_s=pause_s)
                 self.reaper.add(self._slots.pop(event.slot.id))
@@ -214,7 +215,8 @@ class Crew:
         if not slot.booted and slot.room != self._home:
             self._blame_room(slot, now_s)
         elif not slot.booted:
-            pause_s = min(self._refused.get(slot.id, (0.0, REBUILD_S[0] / 2, ""))[1] * 2, REBUILD_S[1])
+            before_s = self._refused[slot.id][1] if slot.id in self._refused else 0.0
+            pause_s = min(max(before_s * 2, REBUILD_S[0]), REBUILD_S[1])
         self._refused[slot.id] = (now_s + pause_s, pause_s, slot.trouble)
         log.warning("slot replaced", slot=slot.id, reason=slot.trouble, again_in_s=pause_s)
         self._room = self._home if slot.room in self._bad_rooms else slot.room

@@ -224,3 +224,18 @@ def test_many_modules_imported_by_tiny_tasks_harm_nobody(new_battd: Callable[...
     left = [name for name in os.listdir(daemon.state_dir / "results") if name.startswith("modules-")]
     assert left == []
     daemon.stop()
+
+
+def test_a_forked_child_that_comes_back_from_its_task_is_not_a_second_worker(battd: Daemon, tmp_path: Path) -> None:
+    battd.wait(battd.submit("zoo.leaves:a_fork_that_returns", list(range(50))))
+    path = tmp_path / "calls"
+    run = battd.submit("zoo.records:count", [[str(path), f"n{number}"] for number in range(200)])
+    assert battd.wait(run).counts == {State.SUCCEEDED: 200}
+    assert len(path.read_text().splitlines()) == 200
+
+
+def test_what_a_forking_task_returns_is_reported_once(battd: Daemon) -> None:
+    run = battd.submit("zoo.leaves:a_fork_that_returns", list(range(50)))
+    assert battd.wait(run).counts == {State.SUCCEEDED: 50}
+    assert [task.value for task in battd.results(run)] == list(range(50))
+    assert {task.attempt for task in battd.results(run)} == {1}

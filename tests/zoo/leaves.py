@@ -95,3 +95,9 @@ def a_heavy_child_and_hangs(path: str) -> None:
     _note(path, child.pid)
     while True:
         pass
+
+
+def a_fork_that_returns(number: int) -> int:
+    """Forks, and lets the child come back from the task as if it were the worker."""
+    os.fork()
+    return number
