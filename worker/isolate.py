@@ -5,6 +5,7 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]
 import _thread
 import contextlib
+import faulthandler
 import fcntl
 import os
 import resource
@@ -78,7 +79,9 @@ class Baseline:
 
     def restore(self) -> str | None:
         """Undo what the attempt changed; what cannot be undone, as the reason for recycling the worker."""
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
+            signal.setitimer(timer, 0)
+        faulthandler.cancel_dump_traceback_later()
         for number, handler in self._handlers.items():
             if _signal.getsignal(number) is not handler and handler is not None:
                 _signal.signal(number, handler)

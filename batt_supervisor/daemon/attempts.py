@@ -28,9 +28,6 @@ GATHER_S: Final = 0.003
 
 GATHER_MAX: Final = 64
 
-PACE_WEIGHT: Final = 0.2
-"""How much of a kind's pace the latest attempt makes."""
-
 SETTLE_RETRY_S: Final = 1.0
 
 log = structlog.get_logger("attempts")

@@ -38,7 +38,12 @@ class MachineHeadroom:
 
     def read(self, now_s: float) -> Free:
         if self._last is None or not 0 <= now_s - self._last[0] < self._keep_s:
-            self._last = (now_s, self._look())
+            try:
+                self._last = (now_s, self._look())
+            except OSError:
+                # No descriptor to be had: the last reading serves, less what has been promised since.
+                if self._last is None:
+                    raise
         return self._last[1]
 
     def close(self) -> None:

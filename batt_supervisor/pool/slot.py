@@ -69,6 +69,7 @@ class Slot:
         self.id = slot_id
         self.phase = SlotPhase.BOOTING
         self.booted = False
+        self.opened = False  # asked before, a pool would start itself, in the thread that asks
         self.trouble = ""
         self.process: Process | None = None
         self.served = 0
@@ -106,6 +107,7 @@ class Slot:
         """Start the pool's threads and its worker: in the builder's thread, for it may wait, or be refused."""
         if not self.pool.active:
             raise SlotBroken("the pool did not start")
+        self.opened = True
 
     # Events
 
@@ -200,7 +202,7 @@ class Slot:
         """Notice what nobody reports: a silent death, a pool with a dead thread, a report within a pack."""
         if now_s - self._looked_s >= HEALTH_S or self._died_s is not None:
             self._looked_s = now_s
-            if not self.trouble and not self.pool.active:
+            if self.opened and not self.trouble and not self.pool.active:
                 self.trouble = "its pool is no longer active"
         if self.phase is SlotPhase.BUSY:
             # What the worker had finished is on the board: its death needs no second word.

@@ -205,7 +205,10 @@ def ask_close(tx: Transaction, run_id: int, why: Closing) -> int:
 def close_some(tx: Transaction, run_id: int, why: Closing) -> int:
     """Cancel tasks of a closing run that have not started; how many. Zero: done."""
     reason = "the run's deadline passed before it started" if why is Closing.DEADLINE else "cancelled"
-    return _bulk(tx, Event.CANCEL, "run_id = ? AND state IN ('queued', 'scheduled', 'waiting')", (run_id,), reason)[0]
+    # The row is the fence: a run that was opened again in the meantime is closed no further.
+    closing = "EXISTS (SELECT 1 FROM runs WHERE id = tasks.run_id AND closing IS NOT NULL)"
+    where = f"run_id = ? AND state IN ('queued', 'scheduled', 'waiting') AND {closing}"
+    return _bulk(tx, Event.CANCEL, where, (run_id,), reason)[0]
 
 
 def stop_task(tx: Transaction, task_id: int) -> State:
