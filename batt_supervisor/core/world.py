@@ -91,6 +91,10 @@ class Policy:
     """The settings that decisions depend on.
 
     Attributes:
+        width: How many attempts may run at once.
+        max_tasks: Attempts a worker serves before it is renewed; 0 for no limit.
+        reserve: What stays free whatever waits.
+        need: What an attempt is expected to take.
     """
 
     width: int

@@ -1,4 +1,4 @@
-"""What the daemon's loop asks of whatever runs attempts. Every backend passes tests/pool/test_backends.py."""
+"""What the daemon's loop asks of whatever runs attempts: `pool.crew`, or `testing.FakePool`."""
 
 from __future__ import annotations
 
