@@ -21,7 +21,7 @@ help:
 	@echo 'make demo    run a real batch through supervisord, battd and battctl (DEMO="-c 32" for a smaller one)'
 	@echo 'make test    the tests (TEST="-k wall -x" for pytest)'
 	@echo 'make check   style, types, layers, and the systemd units'
-	@echo 'make bench   throughput, beside pebble alone (BENCH="--help" for its options)'
+	@echo 'make bench   throughput, then the wall, beside pebble (BENCH="--help", WALL="--help" for their options)'
 	@echo 'make clean   remove what these have made, the virtual environment too'
 	@echo
 	@echo 'Each sets up .venv first. PYTHON=/path/to/python3.12 makes it from that Python.'
@@ -41,6 +41,8 @@ check: $(TO_TEST)
 
 bench: $(TO_TEST)
 	@$(BIN)/python benchmarks/throughput.py $(BENCH)
+	@echo
+	@$(BIN)/python benchmarks/wall.py $(WALL)
 
 clean:
 	rm -rf $(VENV) .demo .bench .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -6,8 +6,9 @@ import fnmatch
 import os
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
@@ -16,7 +17,7 @@ from batt_supervisor.core.world import Policy
 from batt_supervisor.errors import BadConfiguration, BadInput, nearest
 from batt_supervisor.paths import default_socket, default_state_dir
 from batt_supervisor.sentences import complaint
-from batt_supervisor.units import parse_duration, parse_size
+from batt_supervisor.units import format_size, parse_duration, parse_size
 
 
 def _seconds(value: object) -> float:
@@ -40,11 +41,16 @@ def _bytes(value: object) -> int:
 
 
 Duration = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
+DurationOrNone = Annotated[float, BeforeValidator(_seconds), Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, BeforeValidator(_number)]
 Size = Annotated[int, BeforeValidator(_bytes), Field(ge=0)]
 
 SOCKET_PATH_MAX = 107
 """Bytes of a unix socket's path that the kernel takes."""
+
+
+MEMORY_LIMIT_MIN = 32 * 2**20
+"""Bytes that a worker takes before its task has done anything: a limit below that ends every attempt at once."""
 
 
 class Settings(BaseModel):
@@ -62,6 +68,15 @@ class Settings(BaseModel):
     timeout: Duration = 600.0
     max_attempts: Count = Field(default=1, ge=1, le=1000)
     retry_delay: Duration = 1.0
+    cpu_limit: DurationOrNone = 0.0
+    stall_timeout: DurationOrNone = 0.0
+    memory_limit: Size = 0
+    thread_limit: Count = Field(default=512, ge=0)
+    output_limit: Size = 64 * 2**20
+    max_worker_memory: Size = 2**30
+    max_worker_age: DurationOrNone = 3600.0
+    start_method: Literal["nursery", "spawn"] = "nursery"
+    cgroup_root: str = "auto"
     boot_timeout: Annotated[Duration, Field(le=3600)] = 60.0
     drain_timeout: Duration = 30.0
     watchdog: Duration = 10.0
@@ -91,6 +106,20 @@ class Settings(BaseModel):
             raise ValueError(f"{value} is {size} bytes long, a unix socket's path has at most {SOCKET_PATH_MAX}")
         return value
 
+    @field_validator("cgroup_root")
+    @classmethod
+    def _hierarchies(cls, value: str) -> str:
+        if value not in ("auto", "off") and not Path(value).is_absolute():
+            raise ValueError(f"{value!r} is neither 'auto' nor 'off' nor an absolute path")
+        return value
+
+    @field_validator("memory_limit")
+    @classmethod
+    def _holds_a_worker(cls, value: int) -> int:
+        if 0 < value < MEMORY_LIMIT_MIN:
+            raise ValueError(_too_small(value))
+        return value
+
     @field_validator("preload", mode="after")
     @classmethod
     def _modules(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -106,31 +135,48 @@ class Settings(BaseModel):
             max_tasks=self.max_tasks,
             reserve=Space(self.reserve_memory, self.reserve_threads),
             need=Space(self.need_memory, self.need_threads),
+            max_age_s=self.max_worker_age,
         )
 
     def limits(
         self,
         *,
-        timeout_s: float | None,
-        soft_timeout_s: float | None,
-        max_attempts: int | None,
-        retry_delay_s: float | None,
+        timeout_s: float | None = None,
+        soft_timeout_s: float | None = None,
+        max_attempts: int | None = None,
+        retry_delay_s: float | None = None,
+        cpu_limit_s: float | None = None,
+        stall_timeout_s: float | None = None,
+        memory_limit_bytes: int | None = None,
+        thread_limit: int | None = None,
+        output_limit_bytes: int | None = None,
     ) -> Limits:
         """A stage's limits, with these defaults where it says nothing.
 
+        A CPU, stall, memory, thread or output limit of 0 means none, whatever the default is.
+
         Raises:
-            BadInput: The soft timeout is not shorter than the timeout.
+            BadInput: Two of them contradict each other, or no attempt could keep one.
         """
         limits = Limits(
             timeout_s=timeout_s or self.timeout,
             soft_timeout_s=soft_timeout_s,
             max_attempts=max_attempts or self.max_attempts,
             retry_delay_s=retry_delay_s or self.retry_delay,
+            cpu_limit_s=_chosen(cpu_limit_s, self.cpu_limit),
+            stall_timeout_s=_chosen(stall_timeout_s, self.stall_timeout),
+            memory_limit_bytes=_chosen(memory_limit_bytes, self.memory_limit),
+            thread_limit=_chosen(thread_limit, self.thread_limit),
+            output_limit_bytes=_chosen(output_limit_bytes, self.output_limit),
         )
-        if limits.soft_timeout_s is not None and limits.soft_timeout_s >= limits.timeout_s:
-            raise BadInput(
-                f"soft_timeout ({limits.soft_timeout_s:g} s) must be shorter than timeout ({limits.timeout_s:g} s)"
-            )
+        if (
+            limits.stall_timeout_s is not None
+            and stall_timeout_s is None
+            and limits.stall_timeout_s >= limits.timeout_s
+        ):
+            # A default that this stage's own timeout always comes before is no contradiction of anybody's.
+            limits = replace(limits, stall_timeout_s=None)
+        _refuse_contradictions(limits)
         return limits
 
     def allows(self, work: str) -> bool:
@@ -143,11 +189,39 @@ class Settings(BaseModel):
         return any(fnmatch.fnmatchcase(work, pattern) for pattern in patterns)
 
 
+Amount = TypeVar("Amount", int, float)
+
+
+def _chosen(given: Amount | None, default: Amount) -> Amount | None:
+    """What a stage says, or else the default; 0 of either is no limit."""
+    return (default if given is None else given) or None
+
+
+def _refuse_contradictions(limits: Limits) -> None:
+    for name, seconds in (("soft_timeout", limits.soft_timeout_s), ("stall_timeout", limits.stall_timeout_s)):
+        if seconds is not None and seconds >= limits.timeout_s:
+            raise BadInput(f"{name} ({seconds:g} s) must be shorter than timeout ({limits.timeout_s:g} s)")
+    if limits.memory_limit_bytes is not None and limits.memory_limit_bytes < MEMORY_LIMIT_MIN:
+        raise BadInput(f"memory_limit: {_too_small(limits.memory_limit_bytes)}")
+    if limits.thread_limit is not None and limits.thread_limit < 1:
+        raise BadInput(
+            f"thread_limit must be at least 1, the task's own thread, or 0 for none, not {limits.thread_limit}"
+        )
+
+
+def _too_small(size_bytes: int) -> str:
+    return (
+        f"{format_size(size_bytes)} is less than a worker itself takes; give at least {format_size(MEMORY_LIMIT_MIN)}, "
+        "or 0 for none"
+    )
+
+
 RELOADABLE = frozenset(
     {
-        "slots", "max_tasks", "preload", "allow", "timeout", "max_attempts", "retry_delay", "boot_timeout",
-        "drain_timeout", "need_memory", "need_threads", "reserve_memory", "reserve_threads", "max_args_bytes",
-        "log_level",
+        "slots", "max_tasks", "preload", "allow", "timeout", "max_attempts", "retry_delay", "cpu_limit",
+        "stall_timeout", "memory_limit", "thread_limit", "output_limit", "max_worker_memory", "max_worker_age",
+        "boot_timeout", "drain_timeout", "need_memory", "need_threads", "reserve_memory", "reserve_threads",
+        "max_args_bytes", "log_level",
     }
 )  # fmt: skip
 """Keys that SIGHUP puts into force; the others need a restart."""

@@ -90,15 +90,6 @@ class IllegalTransition(BattError):
     code, http_status = "illegal_transition", 409
 
 
-class ClaimLost(BattError):
-    """The task moved on without this attempt (recovered, cancelled). Drop the result, do not store it."""
-
-    code, http_status = "claim_lost", 409
-
-    def __init__(self, task_id: int, attempt: int) -> None:
-        super().__init__(f"task t{task_id} is no longer held by its attempt {attempt}")
-
-
 class SlotBroken(BattError):
     """A slot's pool cannot take work any more. An ordinary event: the slot is replaced."""
 

@@ -28,10 +28,11 @@ from batt_supervisor.client import Client
 from batt_supervisor.clock import Now
 from batt_supervisor.core.admission import Free
 from batt_supervisor.core.lifecycle import OPEN, State
+from batt_supervisor.core.limits import Sample
 from batt_supervisor.core.model import Room, Space, WorkerId
 from batt_supervisor.core.world import SlotPhase, SlotView
 from batt_supervisor.errors import Unreachable
-from batt_supervisor.pool import kill, launch, proc
+from batt_supervisor.pool import cgroupfs, kill, nursery, proc
 from batt_supervisor.pool.protocol import Exit, Request, SlotStatus
 from batt_supervisor.wire import AttemptInfo, RunInfo, RunSpec, StageSpec, TaskResult, TaskSpec
 
@@ -121,6 +122,8 @@ class FakePool:
     Attributes:
         sent: Every request that was sent, with its slot, in order.
         ended: Serials whose end was ordered while they were their slot's current attempt.
+        asked: Serials whose stacks were asked for.
+        samples: What `sample` gives, by serial; absent: nothing.
         renewed: (slot, room) of every renewal that was ordered.
         boots: Whether a renewed slot is idle again at once; otherwise `boot` makes it so.
     """
@@ -128,6 +131,8 @@ class FakePool:
     def __init__(self, width: int = 2, room: Room | None = None, *, boots: bool = True) -> None:
         self.sent: list[tuple[int, Request]] = []
         self.ended: list[int] = []
+        self.asked: list[int] = []
+        self.samples: dict[int, Sample] = {}
         self.renewed: list[tuple[int, Room]] = []
         self.boots = boots
         self._room = room or Room("/")
@@ -234,11 +239,25 @@ class FakePool:
     def called(self, slot_id: int, serial: int) -> float | None:
         return self._slots[slot_id].called.get(serial)
 
+    def sample(self, slot_id: int, serial: int, memory_limit: int | None) -> Sample | None:
+        return self.samples.get(serial)
+
+    def ask_stacks(self, slot_id: int, serial: int) -> None:
+        self.asked.append(serial)
+
+    def take_back(self, slot_id: int) -> None:
+        pack = self._slots[slot_id].pack
+        while len(pack) > 1:
+            self._exits.append(Exit(slot_id, pack.pop().serial, None, requeue=True))
+
     def end(self, slot_id: int, serial: int) -> None:
         slot = self._slots[slot_id]
         if slot.pack and slot.pack[0].serial == serial:
             self.ended.append(serial)
             self.crash(serial)
+
+    def distrust(self) -> None:
+        pass
 
     def renew(self, slot_id: int, room: Room) -> None:
         slot = self._slots[slot_id]
@@ -277,6 +296,10 @@ class Daemon:
         env: Variables set over this process's own; its BATT_ variables are never passed on.
         python_path: Folders that battd's PYTHONPATH has first: where its tasks are found.
         slots: Its flag `--slots`; None where the configuration says it.
+        python: The interpreter; where it is not this process's own, `env` gives the whole PYTHONPATH.
+        user: The id that it runs under, of user and group alike, in no other group; only root may choose. `home` and
+            its socket's folder are given to it.
+        cgroups: Folders of control groups that it is put into before it starts.
 
     Attributes:
         env: As given; what is changed holds from the next `start`.
@@ -291,13 +314,19 @@ class Daemon:
         env: Mapping[str, str] | None = None,
         python_path: Sequence[Path | str] = (),
         slots: int | None = 2,
+        python: str = sys.executable,
+        user: int | None = None,
+        cgroups: Sequence[Path] = (),
     ) -> None:
         self.home = home
         self.state_dir = home / "state"
         self.config = home / "battd.toml"
         self.env = dict(env or {})
         self.slots = slots
-        self._python_path = [*map(str, python_path), launch.ROOT]
+        self.user = user
+        self.cgroups = tuple(cgroups)
+        self._python = python
+        self._python_path = [*map(str, python_path), nursery.ROOT]
         # A unix socket's path has at most 107 bytes, and `home` may be deep.
         self._socket_dir = Path(tempfile.mkdtemp(prefix="batt-"))
         self.socket = self._socket_dir / "s"
@@ -306,6 +335,9 @@ class Daemon:
         self._client: Client | None = None
         self._token = ""
         self.configure(config)
+        if user is not None:
+            for folder in (home, self._socket_dir):
+                os.chown(folder, user, user)
 
     # Its life
 
@@ -323,7 +355,7 @@ class Daemon:
 
     def arguments(self) -> list[str]:
         """The command line that it is started with."""
-        words = [sys.executable, "-m", "batt_supervisor.daemon.main"]
+        words = [self._python, "-m", "batt_supervisor.daemon.main"]
         words += ["--config", str(self.config), "--state-dir", str(self.state_dir), "--socket", str(self.socket)]
         return words if self.slots is None else [*words, "--slots", str(self.slots)]
 
@@ -337,14 +369,24 @@ class Daemon:
         assert self._process is None or self._process.poll() is not None, "battd is running already"
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                self.arguments(),
+                [*self._entrance(), *self.arguments()],
                 env=self.environment(),
                 cwd=self.home,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                user=self.user,
+                group=self.user,
+                extra_groups=None if self.user is None else [],
             )
+
+    def _entrance(self) -> list[str]:
+        """Words that put the process into its control groups, and that battd then takes the place of."""
+        if not self.cgroups:
+            return []
+        script = 'until [ "$1" = -- ]; do echo $$ > "$1/cgroup.procs" || exit 1; shift; done; shift; exec "$@"'
+        return ["/bin/sh", "-c", script, "sh", *map(str, self.cgroups), "--"]
 
     def start(self) -> Self:
         """Start it, and wait until it serves.
@@ -412,8 +454,12 @@ class Daemon:
             kill.end_tree(self.pid)
             self._running.wait(PATIENCE_S)
         if self._token:
-            for pid in proc.holding(launch.TOKEN, self._token):
+            for pid in proc.holding(nursery.TOKEN, self._token):
                 kill.end_tree(pid)
+            # A battd that was killed leaves its control groups to the next one on its state directory: there is none.
+            for group in list(cgroupfs.named("/sys/fs/cgroup", f"batt-{self._token}")):
+                cgroupfs.end([group])
+                cgroupfs.discard(group)
         shutil.rmtree(self._socket_dir, ignore_errors=True)
 
     @property
@@ -429,7 +475,7 @@ class Daemon:
 
     def orphans(self) -> list[int]:
         """Processes of its workers, and what those started, that live though the battd they belong to is gone."""
-        return [pid for pid in proc.holding(launch.TOKEN, self._token) if not self._has(pid)]
+        return [pid for pid in proc.holding(nursery.TOKEN, self._token) if not self._has(pid)]
 
     def _has(self, pid: int) -> bool:
         """Whether a process is below the battd that runs now, or has ended."""
@@ -462,6 +508,8 @@ class Daemon:
         cwd: Path | str = "/",
         env: Mapping[str, str] | None = None,
         deadline_s: float | None = None,
+        python: Path | str | None = None,
+        seed: int | None = None,
         **limits: Any,
     ) -> str:
         """Submit a run of one stage; its name.
@@ -470,7 +518,8 @@ class Daemon:
             items: One task each, with battctl's rule: an object gives keyword arguments, an array positional ones,
                 anything else is one argument. For a command, the text of `{item}`.
             args: Of the one task there is without `items`.
-            limits: `timeout_s`, `soft_timeout_s`, `max_attempts`, `retry_delay_s`.
+            python: Absolute path of the interpreter of functions.
+            limits: Of the stage, by the names of `wire.StageSpec`, and `allow_children`.
         """
         work = {"function": function, "command": tuple(command) if command else None, "shell": shell}
         stage = StageSpec(name="only", **work, **limits)
@@ -479,7 +528,15 @@ class Daemon:
         else:
             tasks = [TaskSpec(args={"item": item} if command else arguments(item)) for item in items]
         return self.submit_stages(
-            [stage], tasks, name=name or function or "command", key=key, cwd=cwd, env=env, deadline_s=deadline_s
+            [stage],
+            tasks,
+            name=name or function or "command",
+            key=key,
+            cwd=cwd,
+            env=env,
+            deadline_s=deadline_s,
+            python=python,
+            seed=seed,
         )
 
     def submit_stages(
@@ -492,10 +549,19 @@ class Daemon:
         cwd: Path | str = "/",
         env: Mapping[str, str] | None = None,
         deadline_s: float | None = None,
+        python: Path | str | None = None,
+        seed: int | None = None,
     ) -> str:
         """Submit a run; its name."""
         spec = RunSpec(
-            name=name, key=key, cwd=str(cwd), env=dict(env or {}), deadline_s=deadline_s, stages=tuple(stages)
+            name=name,
+            key=key,
+            cwd=str(cwd),
+            env=dict(env or {}),
+            deadline_s=deadline_s,
+            python=None if python is None else str(python),
+            seed=seed,
+            stages=tuple(stages),
         )
         return self.client.submit(spec, tasks).run
 

@@ -28,11 +28,14 @@ class Wire(BaseModel):
 
 def _not_bool(value: object) -> object:
     if isinstance(value, bool):
-        raise ValueError("must be a number of seconds, not true or false")
+        raise ValueError("must be a number, not true or false")
     return value
 
 
 Seconds = Annotated[float, BeforeValidator(_not_bool), Field(gt=0, le=365 * 86400, allow_inf_nan=False)]
+SecondsOrNone = Annotated[float, BeforeValidator(_not_bool), Field(ge=0, le=365 * 86400, allow_inf_nan=False)]
+Amount = Annotated[int, BeforeValidator(_not_bool), Field(ge=0, le=2**62)]
+Seed = Annotated[int, BeforeValidator(_not_bool), Field(ge=0, le=2**63 - 1)]
 
 
 def check_name(name: str) -> str:
@@ -51,6 +54,10 @@ class StageSpec(Wire):
     """One stage of a run: a task function or a command, and the limits of its attempts.
 
     Tasks of a stage start when every task of the stages named in `after` has ended, however it ended.
+    Limits that are left out are battd's own; 0 for those from `cpu_limit_s` on is no limit, whatever battd's is.
+
+    Attributes:
+        allow_children: Processes and threads that an attempt leaves behind stay with its worker.
     """
 
     name: str = Field(min_length=1, max_length=200)
@@ -61,6 +68,12 @@ class StageSpec(Wire):
     soft_timeout_s: Seconds | None = None
     max_attempts: int | None = Field(default=None, ge=1, le=1000)
     retry_delay_s: Seconds | None = None
+    cpu_limit_s: SecondsOrNone | None = None
+    stall_timeout_s: SecondsOrNone | None = None
+    memory_limit_bytes: Amount | None = None
+    thread_limit: Amount | None = None
+    output_limit_bytes: Amount | None = None
+    allow_children: bool = False
     after: tuple[str, ...] = ()
 
     @model_validator(mode="after")
@@ -71,6 +84,8 @@ class StageSpec(Wire):
             raise ValueError(f"stage {self.name!r}: 'command' is empty")
         if self.shell and self.command is None:
             raise ValueError(f"stage {self.name!r}: 'shell' goes with 'command' only")
+        if self.soft_timeout_s is not None and self.command is not None:
+            raise ValueError(f"stage {self.name!r}: 'soft_timeout' is for functions; a command is ended by 'timeout'")
         if self.soft_timeout_s is not None and self.timeout_s is not None and self.soft_timeout_s >= self.timeout_s:
             raise ValueError(
                 f"stage {self.name!r}: 'soft_timeout' ({self.soft_timeout_s:g} s) must be shorter than "
@@ -87,6 +102,8 @@ class RunSpec(Wire):
         deadline_s: Seconds from sealing until what is left of the run is stopped.
         cwd: Absolute directory that tasks run in and import from first.
         env: Variables set over battd's own.
+        python: Absolute path of the interpreter that functions run in; None for battd's own.
+        seed: With a task's index it seeds random generators; None: fresh entropy for each attempt.
     """
 
     name: RunName
@@ -94,6 +111,8 @@ class RunSpec(Wire):
     deadline_s: Seconds | None = None
     cwd: str
     env: dict[str, str] = Field(default_factory=dict)
+    python: str | None = Field(default=None, min_length=1)
+    seed: Seed | None = None
     stages: tuple[StageSpec, ...] = Field(min_length=1, max_length=100)
 
 
@@ -195,6 +214,7 @@ class AttemptInfo(Wire):
     wall_s: float | None
     cpu_s: float | None
     peak_memory_bytes: int | None
+    peak_threads: int | None = None
     exit_code: int | None
     signal: str | None
     worker_pid: int | None
@@ -246,6 +266,7 @@ class SlotInfo(Wire):
     renewed: int
     cwd: str
     task: str | None
+    progress: tuple[float, float] | None = None  # (done, total), where its task has said so
 
 
 class HeadroomInfo(Wire):
@@ -262,7 +283,12 @@ class HeadroomInfo(Wire):
 
 
 class ServiceInfo(Wire):
-    """battd itself."""
+    """battd itself.
+
+    Attributes:
+        start_method: How workers are started.
+        kill_by: How the process trees of attempts are ended.
+    """
 
     version: str
     pid: int
@@ -271,6 +297,8 @@ class ServiceInfo(Wire):
     state_dir: str
     socket: str
     python_path: tuple[str, ...]
+    start_method: str = ""
+    kill_by: str = ""
     width: int
     slots: tuple[SlotInfo, ...]
     headroom: HeadroomInfo

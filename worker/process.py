@@ -8,6 +8,20 @@ from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any
 
+handed: list[int] = []
+"""Descriptors that came with the request this worker was started by, in its order."""
+
+
+class Handed:
+    """One of them, as a pickled connection refers to it."""
+
+    def __init__(self, place: int) -> None:
+        self._place = place
+
+    def detach(self) -> int:
+        """The descriptor, which is the caller's from now on."""
+        return handed[self._place]
+
 
 class LocalRLock:
     """A re-entrant lock of this process only; its copy in another process is another lock.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import json
 import os
 import re
 import signal
 import traceback
 from collections.abc import Callable
+from json import JSONEncoder
+from time import monotonic, sleep
 from typing import Any
 
 FRAME_MAX = 15_000
@@ -18,8 +20,15 @@ kill can leave half of one."""
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
+DISK_S = 10.0
+"""How long a result waits for room on a full disk."""
+
 MESSAGE_MAX = 2_000
 TRACEBACK_MAX = 6_000
+
+# Made here once: a task may leave a mock in json's place.
+_encode = JSONEncoder(separators=(",", ":")).encode
+_encode_strictly = JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 _NO_THREADS = ("can't start new thread", "can't allocate thread")
 
@@ -27,7 +36,7 @@ _NO_THREADS = ("can't start new thread", "can't allocate thread")
 def of_value(value: Any, value_max: int) -> dict[str, Any]:
     """The report of a task that returned `value`; a value JSON cannot hold is the outcome `bad_result`."""
     try:
-        text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+        text = _encode_strictly(value)
     except (TypeError, ValueError, RecursionError) as error:
         return {"outcome": "bad_result", "reason": f"the result cannot be stored as JSON: {clip(str(error))}"}
     except BaseException as error:  # a value's own code (a generator, a __str__) may do anything
@@ -140,19 +149,24 @@ def pack(report: dict[str, Any], spill: str) -> bytes:
 
     A value in the file is synced and renamed into place, so that the file is whole or absent.
     """
-    data = json.dumps(report, separators=(",", ":")).encode()
+    data = _encode(report).encode()
     if len(data) <= FRAME_MAX:
         return data
     if report.get("value") is not None:
-        _write(spill, report["value"].encode())
-        report = {**report, "value": None, "file": os.path.basename(spill)}
-        data = json.dumps(report, separators=(",", ":")).encode()
+        try:
+            _write_patiently(spill, report["value"].encode())
+            report = {**report, "value": None, "file": os.path.basename(spill)}
+        except OSError as error:
+            # The disk's fault, not the task's: it goes again.
+            said = f"its result of {len(report['value'])} bytes could not be written: {error.strerror}"
+            report = {**report, "value": None, "outcome": "lost", "reason": said}
+        data = _encode(report).encode()
     limit = MESSAGE_MAX
     while len(data) > FRAME_MAX and "error" in report and limit > 50:
         # Only an exception's texts are left to be large: in JSON a character may take twelve bytes.
         limit //= 2
         short = {key: _shorter(text, limit) for key, text in report["error"].items()}
-        data = json.dumps({**report, "error": short}, separators=(",", ":")).encode()
+        data = _encode({**report, "error": short}).encode()
     return data
 
 
@@ -164,14 +178,31 @@ def _shorter(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 20] + told[0]
 
 
+def _write_patiently(path: str, data: bytes) -> None:
+    """Write a file; a disk that is full may have room again in a moment."""
+    until = monotonic() + DISK_S
+    while True:
+        try:
+            return _write(path, data)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or monotonic() > until:
+                raise
+        sleep(0.2)
+
+
 def _write(path: str, data: bytes) -> None:
     unfinished = path + ".tmp"
-    fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "wb") as out:
-        out.write(data)
-        out.flush()
-        os.fsync(out.fileno())
-    os.rename(unfinished, path)
+    try:
+        fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "wb") as out:
+            out.write(data)
+            out.flush()
+            os.fsync(out.fileno())
+        os.rename(unfinished, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(unfinished)  # a disk that is full has no room for the half of it either
+        raise
     folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)

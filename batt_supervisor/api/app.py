@@ -201,7 +201,7 @@ def _run_routes(app: FastAPI, service: Service) -> None:
         size = 0
         for task in tasks:
             items.append(show.task_result(task, stages[task.stage], service.results))
-            size += _size(task, service)
+            size += show.size_of(items[-1])
             if size > PAGE_BYTES:
                 break
         last = tasks[len(items) - 1] if items else None
@@ -233,12 +233,6 @@ def _run_routes(app: FastAPI, service: Service) -> None:
         return Changed(run=run_name(row.id), tasks=total)
 
 
-def _size(task: TaskRow, service: Service) -> int:
-    if task.file is None:
-        return len(task.args) + len(task.value or "")
-    return (service.results / task.file).stat().st_size
-
-
 def _task_routes(app: FastAPI, service: Service) -> None:
     def result(row: TaskRow) -> TaskResult:
         run = service.run(run_name(row.run_id))
@@ -267,7 +261,7 @@ def _task_routes(app: FastAPI, service: Service) -> None:
             raise NotFound(
                 f"task {task_name(row.id)} has had {len(attempts)} attempts, there is no {attempt or 'first'}"
             )
-        if found.log is None or found.log_from is None or found.log_to is None or found.log_from == found.log_to:
+        if found.log is None or found.log_from is None or found.log_to is None or found.log_from >= found.log_to:
             return LogText(task=task_name(row.id), attempt=found.number, text="", truncated=False)
         start = max(found.log_from, found.log_to - tail_bytes)
         try:

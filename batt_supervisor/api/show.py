@@ -6,13 +6,13 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from batt_supervisor.api.answer import Stored
 from batt_supervisor.api.service import Service
 from batt_supervisor.core.lifecycle import SETTLED, State, run_state
 from batt_supervisor.errors import NotFound
 from batt_supervisor.store.read import AttemptRow, RunRow, StageRow, TallyRow, TaskRow
 from batt_supervisor.wire import (
     AttemptInfo,
-    Json,
     RunInfo,
     StageInfo,
     TaskErrorInfo,
@@ -68,13 +68,18 @@ def run_info(service: Service, row: RunRow) -> RunInfo:
 
 
 def task_result(row: TaskRow, stage: StageRow, results: Path) -> TaskResult:
+    """A task with its result; arguments and value are as they are stored.
+
+    Raises:
+        NotFound: The file that holds its result cannot be read.
+    """
     return TaskResult(
         id=task_name(row.id),
         run=run_name(row.run_id),
         stage=stage.name,
         index=row.idx,
         key=row.key,
-        args=json.loads(row.args),
+        args=Stored(row.args.encode()),
         state=row.state,
         # Of an earlier attempt, while there is no last one: `attempts` of the task tell it.
         outcome=row.outcome if row.state in SETTLED else None,
@@ -88,15 +93,20 @@ def task_result(row: TaskRow, stage: StageRow, results: Path) -> TaskResult:
     )
 
 
-def _value(row: TaskRow, results: Path) -> Json:
+def _value(row: TaskRow, results: Path) -> Stored | None:
     if row.value is not None:
-        return json.loads(row.value)
+        return Stored(row.value.encode())
     if row.file is not None:
         try:
-            return json.loads((results / row.file).read_bytes())
+            return Stored((results / row.file).read_bytes())
         except OSError as error:
             raise NotFound(f"the result of task {task_name(row.id)} cannot be read: {error.strerror}") from error
     return None
+
+
+def size_of(found: TaskResult) -> int:
+    """Bytes of a result's arguments and value."""
+    return sum(len(part.text) for part in (found.args, found.value) if isinstance(part, Stored))
 
 
 def error_info(text: str | None) -> TaskErrorInfo | None:
@@ -113,6 +123,7 @@ def attempt_info(row: AttemptRow) -> AttemptInfo:
         wall_s=row.wall_s,
         cpu_s=row.cpu_s,
         peak_memory_bytes=row.peak_memory_bytes,
+        peak_threads=row.peak_threads,
         exit_code=row.exit_code,
         signal=row.signal,
         worker_pid=row.worker_pid,

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from batt_supervisor.cli import items as items_of
 from batt_supervisor.cli.choose import Choice, Chooser
+from batt_supervisor.cli.interpreter import interpreter
 from batt_supervisor.cli.runfile import ItemsCall, Limits, RunFile, Stage, sentence
 from batt_supervisor.errors import BadInput
 from batt_supervisor.wire import RunSpec, StageSpec, TaskSpec
@@ -71,10 +72,18 @@ class Flags:
     deadline_s: float | None = None
     cwd: str | None = None
     env: Mapping[str, str] | None = None
+    python: str | None = None
+    seed: int | None = None
     timeout_s: float | None = None
     soft_timeout_s: float | None = None
     max_attempts: int | None = None
     retry_delay_s: float | None = None
+    cpu_limit_s: float | None = None
+    stall_timeout_s: float | None = None
+    memory_limit_bytes: int | None = None
+    thread_limit: int | None = None
+    output_limit_bytes: int | None = None
+    allow_children: bool | None = None
 
     @property
     def limits(self) -> Limits:
@@ -83,6 +92,12 @@ class Flags:
             soft_timeout=self.soft_timeout_s,
             max_attempts=self.max_attempts,
             retry_delay=self.retry_delay_s,
+            cpu_limit=self.cpu_limit_s,
+            stall_timeout=self.stall_timeout_s,
+            memory_limit=self.memory_limit_bytes,
+            thread_limit=self.thread_limit,
+            output_limit=self.output_limit_bytes,
+            allow_children=self.allow_children,
         )
 
 
@@ -98,9 +113,37 @@ def from_file(path: Path, run: RunFile, flags: Flags, here: Path, choice: Choice
     sources = tuple(_source(stage, folder, cwd, env) for stage in run.stage)
     if choice is not None and all(source.items is None for source in sources):
         raise BadInput("-c and --random choose among items, and no stage of the run file has any")
-    stages = tuple(_stage(stage, flags.limits.over(stage).over(run.limits)) for stage in run.stage)
-    spec = _spec(flags.name or run.name or path.stem, flags, run.deadline, cwd=cwd, env=env, stages=stages)
+    functions = any(stage.function is not None for stage in run.stage)
+    if flags.soft_timeout_s is not None and not functions:
+        raise BadInput("--soft-timeout is for functions, and every stage of the run file is a command")
+    stages = tuple(_stage(stage, _limits(stage, flags.limits, run.limits)) for stage in run.stage)
+    spec = _spec(
+        flags.name or run.name or path.stem,
+        flags,
+        deadline_s=run.deadline,
+        cwd=cwd,
+        env=env,
+        python=_python(flags.python, here, run.python, folder, functions=functions),
+        seed=run.seed,
+        stages=stages,
+    )
     return Batch(spec, sources, choice)
+
+
+def _limits(stage: Stage, flags: Limits, defaults: Limits) -> Limits:
+    """A stage's limits; what is said for all stages of a soft timeout is not said for commands."""
+    limits = flags.over(stage).over(defaults)
+    return limits if stage.function is not None else limits.model_copy(update={"soft_timeout": stage.soft_timeout})
+
+
+def _python(flag: str | None, here: Path, key: str | None, folder: Path, *, functions: bool) -> str | None:
+    """The run's interpreter, absolute, where the command line or the run file names one."""
+    given, base, called = (flag, here, "--python") if flag is not None else (key, folder, "python")
+    if given is None:
+        return None
+    if not functions:
+        raise BadInput(f"{called} is for functions; a command names its own interpreter")
+    return interpreter(given, base, called)
 
 
 def from_flags(
@@ -128,9 +171,18 @@ def from_flags(
                 if items is not None
                 else "the command has {item}, but there are no --items to fill it from"
             )
+        if flags.soft_timeout_s is not None:
+            raise BadInput("--soft-timeout is for functions; a command is ended by its --timeout")
         source = Source(name, {}, partial(items_of.text_lines, items) if items else None, command=True)
         stage = _stage(Stage.model_construct(name=name, command=command, shell=shell), flags.limits)
-    spec = _spec(flags.name or function or name, flags, None, cwd=cwd, env=dict(flags.env or {}), stages=(stage,))
+    spec = _spec(
+        flags.name or function or name,
+        flags,
+        cwd=cwd,
+        env=dict(flags.env or {}),
+        python=_python(flags.python, here, None, here, functions=function is not None),
+        stages=(stage,),
+    )
     return Batch(spec, (source,), choice)
 
 
@@ -183,6 +235,12 @@ def _stage(stage: Stage, limits: Limits) -> StageSpec:
             soft_timeout_s=limits.soft_timeout,
             max_attempts=limits.max_attempts,
             retry_delay_s=limits.retry_delay,
+            cpu_limit_s=limits.cpu_limit,
+            stall_timeout_s=limits.stall_timeout,
+            memory_limit_bytes=limits.memory_limit,
+            thread_limit=limits.thread_limit,
+            output_limit_bytes=limits.output_limit,
+            allow_children=bool(limits.allow_children),
             after=stage.after,
         )
     except ValidationError as error:
@@ -190,10 +248,27 @@ def _stage(stage: Stage, limits: Limits) -> StageSpec:
 
 
 def _spec(
-    name: str, flags: Flags, deadline_s: float | None, *, cwd: Path, env: dict[str, str], stages: tuple[StageSpec, ...]
+    name: str,
+    flags: Flags,
+    *,
+    cwd: Path,
+    env: dict[str, str],
+    python: str | None,
+    stages: tuple[StageSpec, ...],
+    deadline_s: float | None = None,
+    seed: int | None = None,
 ) -> RunSpec:
-    deadline_s = flags.deadline_s if flags.deadline_s is not None else deadline_s
+    """The run; what a flag says of deadline and seed is over what is given here."""
     try:
-        return RunSpec(name=name, key=flags.key, deadline_s=deadline_s, cwd=str(cwd), env=env, stages=stages)
+        return RunSpec(
+            name=name,
+            key=flags.key,
+            deadline_s=flags.deadline_s if flags.deadline_s is not None else deadline_s,
+            cwd=str(cwd),
+            env=env,
+            python=python,
+            seed=flags.seed if flags.seed is not None else seed,
+            stages=stages,
+        )
     except ValidationError as error:
         raise BadInput(sentence(error)) from error

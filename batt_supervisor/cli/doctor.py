@@ -71,7 +71,7 @@ def examine(me: Caller) -> Iterator[Check]:
     yield _state_dir(Path(service.state_dir) if service else me.place.state_dir, running=service is not None)
     yield from _machine()
     if service is not None:
-        yield from _headroom(service)
+        yield from _of_battd(service)
 
 
 def _machine() -> Iterator[Check]:
@@ -108,7 +108,7 @@ def _battd(me: Caller) -> Generator[Check, None, ServiceInfo | None]:
             return None
 
 
-def _headroom(service: ServiceInfo) -> Iterator[Check]:
+def _of_battd(service: ServiceInfo) -> Iterator[Check]:
     room = service.headroom
     yield Check(
         "headroom",
@@ -117,6 +117,8 @@ def _headroom(service: ServiceInfo) -> Iterator[Check]:
         f"(reserve {format_size(room.memory_reserve_bytes)}), threads {room.threads_free} free by {room.threads_limit} "
         f"(reserve {room.threads_reserve})",
     )
+    if service.kill_by:
+        yield Check("battd ends trees", Level.OK, service.kill_by)
     for held, reason in service.holds.items():
         yield Check("hold", Level.WARN, f"{held}: {reason}", "battd starts it as soon as there is room")
     if service.draining:

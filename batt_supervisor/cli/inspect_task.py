@@ -15,11 +15,12 @@ from batt_supervisor.cli.options import (
     StateDirOption,
     caller,
     reference,
+    size,
 )
 from batt_supervisor.cli.output import cell, document, note, plain_json, say
 from batt_supervisor.cli.place import Flags
 from batt_supervisor.errors import BadInput
-from batt_supervisor.units import format_size, parse_size
+from batt_supervisor.units import format_size
 
 if TYPE_CHECKING:
     from batt_supervisor.wire import AttemptInfo
@@ -53,10 +54,7 @@ def logs(
       battctl logs t12 --attempt 1 --tail 64KiB
     """
     me = caller(ctx, Flags(socket, state_dir, config), as_json)
-    try:
-        tail_bytes = None if tail is None else parse_size(tail)
-    except BadInput as error:
-        raise BadInput(f"--tail: {error}") from None
+    tail_bytes = size("--tail", tail)
     if tail_bytes == 0:
         raise BadInput("--tail must be larger than 0")
     with me.client() as client:

@@ -11,7 +11,7 @@ import typer
 
 from batt_supervisor.cli.place import Flags, Place, find
 from batt_supervisor.errors import BadInput
-from batt_supervisor.units import parse_duration
+from batt_supervisor.units import parse_duration, parse_size
 
 if TYPE_CHECKING:
     from batt_supervisor.client import Client
@@ -53,8 +53,11 @@ def caller(ctx: typer.Context, flags: Flags, as_json: bool) -> Caller:
     return Caller(flags.over(outer.flags), as_json or outer.json)
 
 
-def duration(option: str, text: str | None) -> float | None:
+def duration(option: str, text: str | None, *, or_none: bool = False) -> float | None:
     """Seconds of an option's value, longer than nothing.
+
+    Args:
+        or_none: It is a limit that can be switched off: 0 is one of its values.
 
     Raises:
         BadInput: It is no duration; the sentence names the option.
@@ -65,9 +68,21 @@ def duration(option: str, text: str | None) -> float | None:
         seconds = parse_duration(text)
     except BadInput as error:
         raise BadInput(f"{option}: {error}") from None
-    if seconds <= 0:
+    if seconds <= 0 and not or_none:
         raise BadInput(f"{option} must be longer than 0")
     return seconds
+
+
+def size(option: str, text: str | None) -> int | None:
+    """Bytes of an option's value.
+
+    Raises:
+        BadInput: It is no size; the sentence names the option.
+    """
+    try:
+        return None if text is None else parse_size(text)
+    except BadInput as error:
+        raise BadInput(f"{option}: {error}") from None
 
 
 def reference(text: str) -> str:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from batt_supervisor.cli.items import FUNCTION
 from batt_supervisor.errors import BadInput, nearest
 from batt_supervisor.sentences import complaint
-from batt_supervisor.units import parse_duration
+from batt_supervisor.units import parse_duration, parse_size
 
 Json = Any
 
@@ -28,6 +28,26 @@ def _duration(value: object) -> float:
     return seconds
 
 
+def _duration_or_none(value: object) -> float:
+    try:
+        return parse_duration(value)  # type: ignore[arg-type]
+    except BadInput as error:
+        raise ValueError(str(error)) from None
+
+
+def _size(value: object) -> int:
+    try:
+        return parse_size(value)  # type: ignore[arg-type]
+    except BadInput as error:
+        raise ValueError(str(error)) from None
+
+
+def _number(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("must be a number, not true or false")
+    return value
+
+
 def _function(value: object) -> object:
     if isinstance(value, str) and not FUNCTION.fullmatch(value):
         raise ValueError(f"{value!r} is not an import path: write for example 'package.module:function'")
@@ -35,6 +55,9 @@ def _function(value: object) -> object:
 
 
 Duration = Annotated[float, BeforeValidator(_duration)]
+DurationOrNone = Annotated[float, BeforeValidator(_duration_or_none)]
+Size = Annotated[int, BeforeValidator(_size)]
+Count = Annotated[int, BeforeValidator(_number), Field(ge=0)]
 Function = Annotated[str, BeforeValidator(_function)]
 
 
@@ -49,12 +72,22 @@ class Limits(_Part):
     soft_timeout: Duration | None = None
     max_attempts: int | None = Field(default=None, ge=1, le=1000)
     retry_delay: Duration | None = None
+    cpu_limit: DurationOrNone | None = None
+    stall_timeout: DurationOrNone | None = None
+    memory_limit: Size | None = None
+    thread_limit: Count | None = None
+    output_limit: Size | None = None
+    allow_children: bool | None = None
 
     def over(self, other: Limits) -> Limits:
         """These limits, and those of `other` where these say nothing."""
         return Limits.model_construct(
-            **{name: value if value is not None else getattr(other, name) for name, value in self}
+            **{name: _first(getattr(self, name), getattr(other, name)) for name in Limits.model_fields}
         )
+
+
+def _first(value: Json, otherwise: Json) -> Json:
+    return otherwise if value is None else value
 
 
 class ItemsCall(_Part):
@@ -84,6 +117,8 @@ class Stage(Limits):
             raise ValueError("'command' is empty")
         if self.shell and self.command is None:
             raise ValueError("'shell' goes with 'command' only")
+        if self.soft_timeout is not None and self.command is not None:
+            raise ValueError("'soft_timeout' is for functions; a command is ended by its 'timeout'")
         if self.args is not None and (self.items is not None or self.command is not None):
             raise ValueError("'args' is the one task of a 'function' without 'items'")
         if self.group_by is not None and (self.items is None or self.command is not None):
@@ -98,6 +133,8 @@ class RunFile(_Part):
     deadline: Duration | None = None
     cwd: str | None = None
     env: dict[str, str] = Field(default_factory=dict)
+    python: str | None = Field(default=None, min_length=1)
+    seed: Count | None = None
     limits: Limits = Limits()
     stage: tuple[Stage, ...] = Field(min_length=1, max_length=100)
 

@@ -40,7 +40,7 @@ from batt_supervisor.units import format_duration, format_size
 
 if TYPE_CHECKING:
     from batt_supervisor.client import Client
-    from batt_supervisor.wire import AttemptInfo, RunInfo, ServiceInfo, TaskInfo
+    from batt_supervisor.wire import AttemptInfo, RunInfo, ServiceInfo, SlotInfo, TaskInfo
 
 
 def add_to(app: typer.Typer) -> None:
@@ -138,7 +138,7 @@ def _service(service: ServiceInfo, now_ms: float) -> None:
     say(f"{number_of(len(service.slots), 'worker')} for {service.width} at once; what is beyond stands by")
     table(
         ("SLOT", "PHASE", "TASK", "WORKER", "SERVED", "RENEWED", "DIRECTORY"),
-        [(s.slot, s.phase, s.task, s.worker_pid, s.served, s.renewed, s.cwd) for s in service.slots],
+        [(s.slot, s.phase, _doing(s), s.worker_pid, s.served, s.renewed, s.cwd) for s in service.slots],
         right=("SLOT", "WORKER", "SERVED", "RENEWED"),
     )
     if service.runs:
@@ -159,6 +159,14 @@ def _service(service: ServiceInfo, now_ms: float) -> None:
             ],
             right=("DONE", "TASKS", "AGE"),
         )
+
+
+def _doing(slot: SlotInfo) -> str | None:
+    """A slot's task, and how far it says it is: `t12 3/10`."""
+    if slot.task is None or slot.progress is None:
+        return slot.task
+    done, total = slot.progress
+    return f"{slot.task} {done:g}/{total:g}" if total else f"{slot.task} {done:g}"
 
 
 def _run(run: RunInfo, now_ms: float) -> None:
@@ -202,9 +210,9 @@ def _task(seen: TaskInfo) -> None:
     if seen.attempts:
         say()
         table(
-            ("TRY", "STARTED", "OUTCOME", "WALL", "CPU", "PEAK", "EXIT", "WORKER", "REASON"),
+            ("TRY", "STARTED", "OUTCOME", "WALL", "CPU", "PEAK", "THREADS", "EXIT", "WORKER", "REASON"),
             [_attempt(attempt) for attempt in seen.attempts],
-            right=("TRY", "WALL", "CPU", "PEAK", "WORKER"),
+            right=("TRY", "WALL", "CPU", "PEAK", "THREADS", "WORKER"),
         )
 
 
@@ -216,6 +224,7 @@ def _attempt(attempt: AttemptInfo) -> tuple[object, ...]:
         NONE if attempt.wall_s is None else format_duration(attempt.wall_s),
         NONE if attempt.cpu_s is None else format_duration(attempt.cpu_s),
         NONE if attempt.peak_memory_bytes is None else format_size(attempt.peak_memory_bytes),
+        attempt.peak_threads,
         attempt.signal or attempt.exit_code,
         attempt.worker_pid,
         attempt.reason,

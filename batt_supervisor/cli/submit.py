@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,15 +21,17 @@ from batt_supervisor.cli.options import (
     StateDirOption,
     caller,
     duration,
+    size,
 )
 from batt_supervisor.cli.output import compact, note, number_of, say, shown
 from batt_supervisor.cli.place import Flags as PlaceFlags
 from batt_supervisor.errors import BadInput, Unreachable
-from batt_supervisor.units import format_duration
+from batt_supervisor.units import format_duration, format_size
 
 if TYPE_CHECKING:
     from batt_supervisor.cli.batch import Batch, Flags
     from batt_supervisor.cli.choose import Choice
+    from batt_supervisor.wire import StageSpec
 
 _BEHIND_DASHES = "batt.command"
 
@@ -83,6 +85,27 @@ def submit(
     retry_delay: Annotated[
         str | None, typer.Option(metavar="TIME", help="Pause before the second attempt; doubled each time.")
     ] = None,
+    cpu_limit: Annotated[
+        str | None, typer.Option(metavar="TIME", help="CPU time of an attempt's whole process tree; 0: no limit.")
+    ] = None,
+    stall_timeout: Annotated[
+        str | None, typer.Option(metavar="TIME", help="End an attempt that uses no CPU for so long; 0: never.")
+    ] = None,
+    memory_limit: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Memory of the tree: 512MiB, 2GiB; 0: no limit.")
+    ] = None,
+    thread_limit: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="Threads and processes of the tree; 0: no limit.")
+    ] = None,
+    output_limit: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="What it may print: 64MiB; 0: no limit.")
+    ] = None,
+    allow_children: Annotated[
+        bool, typer.Option("--allow-children", help="What a task leaves running stays with its worker.")
+    ] = False,
+    python: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Interpreter of functions [default: battd's own].")
+    ] = None,
     cwd: Annotated[
         str | None, typer.Option(metavar="DIR", help="Where tasks run and import from [default: here].")
     ] = None,
@@ -96,7 +119,8 @@ def submit(
     ] = None,
     at_random: Annotated[int | None, typer.Option("--random", min=1, metavar="N", help="N items at random.")] = None,
     seed: Annotated[
-        int | None, typer.Option(metavar="S", help="Repeat a random choice [default: a fresh one, which is printed].")
+        int | None,
+        typer.Option(min=0, metavar="S", help="Seed the tasks' random generators, and repeat a random choice."),
     ] = None,
     wait_for_it: Annotated[bool, typer.Option("--wait", help="Then do as `battctl wait`.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be submitted; change nothing.")] = False,
@@ -113,7 +137,8 @@ def submit(
     ones, anything else one argument. For a command it is the text of {item}; a JSON string stands for its value.
 
     -c and --random choose among the items. Where a stage of a run file has `group_by`, they choose among that
-    field's values instead: all items of a chosen value are taken, in every stage with the same group_by.
+    field's values instead: all items of a chosen value are taken, in every stage with the same group_by. Without --seed
+    a random choice has a fresh one, which is printed.
 
     \b
     Examples:
@@ -127,18 +152,33 @@ def submit(
     me = caller(ctx, PlaceFlags(socket, state_dir, config), as_json)
     command: tuple[str, ...] | None = ctx.meta.get(_BEHIND_DASHES)
     choice = _choice(count, at_random, seed)
-    limits = {
+    seconds = {
         "timeout_s": duration("--timeout", timeout),
         "soft_timeout_s": duration("--soft-timeout", soft_timeout),
         "deadline_s": duration("--deadline", deadline),
         "retry_delay_s": duration("--retry-delay", retry_delay),
+        "cpu_limit_s": duration("--cpu-limit", cpu_limit, or_none=True),
+        "stall_timeout_s": duration("--stall-timeout", stall_timeout, or_none=True),
     }
-    if timeout and soft_timeout and (limits["soft_timeout_s"] or 0) >= (limits["timeout_s"] or 0):
+    if timeout and soft_timeout and (seconds["soft_timeout_s"] or 0) >= (seconds["timeout_s"] or 0):
         raise BadInput(f"--soft-timeout ({soft_timeout}) must be shorter than --timeout ({timeout})")
 
     from batt_supervisor.cli.batch import Flags
 
-    flags = Flags(name=name, key=key, cwd=cwd, env=_environment(env or ()), max_attempts=max_attempts, **limits)
+    flags = Flags(
+        name=name,
+        key=key,
+        cwd=cwd,
+        env=_environment(env or ()),
+        python=python,
+        seed=seed,
+        max_attempts=max_attempts,
+        memory_limit_bytes=size("--memory-limit", memory_limit),
+        thread_limit=thread_limit,
+        output_limit_bytes=size("--output-limit", output_limit),
+        allow_children=allow_children or None,
+        **seconds,
+    )
     batch = _batch(target, command, shell=shell, items=items, args=args, flags=flags, choice=choice)
     if choice is not None and choice.seed is not None and seed is None:
         note(f"chosen at random; --seed {choice.seed} chooses the same again")
@@ -229,8 +269,6 @@ def _choice(count: int | None, at_random: int | None, seed: int | None) -> Choic
     if count is not None and at_random is not None:
         raise BadInput("-c and --random both choose items: give one of them")
     amount = -at_random if at_random is not None else count or 0
-    if seed is not None and amount >= 0:
-        raise BadInput("--seed repeats a random choice: it goes with --random N or -c -N")
     if amount == 0:
         return None
 
@@ -292,23 +330,39 @@ def _show(batch: Batch, as_json: bool) -> int:
     say(f"would submit {spec.name!r}: {number_of(sum(tasks), 'task')}{deadline}, in {spec.cwd}")
     if spec.env:
         say("  environment: " + " ".join(sorted(spec.env)) + " (values not shown)")
+    if spec.python:
+        say(f"  interpreter: {spec.python}")
+    if spec.seed is not None:
+        say(f"  seed: {spec.seed}")
     for stage, number, samples in zip(spec.stages, tasks, first, strict=True):
         work = stage.function or " ".join(stage.command or ())
-        limits = [
-            f"{label} {format_duration(value)}"
-            for label, value in (("timeout", stage.timeout_s), ("soft timeout", stage.soft_timeout_s))
-            if value is not None
-        ]
-        if stage.max_attempts is not None:
-            limits.append(f"max attempts {stage.max_attempts}")
-        if stage.after:
-            limits.append("after " + ", ".join(stage.after))
-        say(
-            f"  stage {stage.name}: {number_of(number, 'task')} of {work}"
-            + (f" ({', '.join(limits)})" if limits else "")
-        )
+        told = ", ".join(_told(stage))
+        say(f"  stage {stage.name}: {number_of(number, 'task')} of {work}" + (f" ({told})" if told else ""))
         for args in samples:
             say(f"    {shown(args)}")
         if number > len(samples):
             say(f"    ... and {number - len(samples)} more")
     return Exit.OK
+
+
+def _told(stage: StageSpec) -> Iterator[str]:
+    """What is said of a stage's attempts; 0 is no limit."""
+    for label, seconds in (
+        ("timeout", stage.timeout_s),
+        ("soft timeout", stage.soft_timeout_s),
+        ("CPU limit", stage.cpu_limit_s),
+        ("stall timeout", stage.stall_timeout_s),
+    ):
+        if seconds is not None:
+            yield f"{label} {format_duration(seconds)}" if seconds else f"no {label}"
+    for label, size_bytes in (("memory limit", stage.memory_limit_bytes), ("output limit", stage.output_limit_bytes)):
+        if size_bytes is not None:
+            yield f"{label} {format_size(size_bytes)}" if size_bytes else f"no {label}"
+    if stage.thread_limit is not None:
+        yield f"thread limit {stage.thread_limit}" if stage.thread_limit else "no thread limit"
+    if stage.allow_children:
+        yield "children may stay"
+    if stage.max_attempts is not None:
+        yield f"max attempts {stage.max_attempts}"
+    if stage.after:
+        yield "after " + ", ".join(stage.after)

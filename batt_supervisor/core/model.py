@@ -10,22 +10,39 @@ from batt_supervisor.core.lifecycle import State
 
 
 class Outcome(StrEnum):
-    """How an attempt ended. See `CHARGED`, `RESOURCE` and `UNCHARGED` for what it costs the task."""
+    """How an attempt ended. See `CHARGED` and `RESOURCE` for what it costs the task; `core.retry` has the rest."""
 
     OK = "ok"
     EXCEPTION = "exception"
-    TIMEOUT = "timeout"
+    TIMEOUT = "timeout"  # the wall limit
+    STALLED = "stalled"  # no CPU used and no heartbeat for as long as its run allows
+    CPU_LIMIT = "cpu_limit"
+    MEMORY_LIMIT = "memory_limit"
+    THREAD_LIMIT = "thread_limit"
+    OUTPUT_LIMIT = "output_limit"
     CRASHED = "crashed"
     BAD_RESULT = "bad_result"
     OUT_OF_MEMORY = "out_of_memory"
     OUT_OF_THREADS = "out_of_threads"
+    STARVED = "starved"  # the wall limit, of an attempt that the machine gave hardly any CPU
     LOST = "lost"
     CANCELLED = "cancelled"
 
 
-CHARGED: Final = frozenset({Outcome.EXCEPTION, Outcome.TIMEOUT, Outcome.CRASHED, Outcome.BAD_RESULT})
+CHARGED: Final = frozenset(
+    {
+        Outcome.EXCEPTION,
+        Outcome.TIMEOUT,
+        Outcome.STALLED,
+        Outcome.CPU_LIMIT,
+        Outcome.MEMORY_LIMIT,
+        Outcome.THREAD_LIMIT,
+        Outcome.OUTPUT_LIMIT,
+        Outcome.CRASHED,
+        Outcome.BAD_RESULT,
+    }
+)
 RESOURCE: Final = frozenset({Outcome.OUT_OF_MEMORY, Outcome.OUT_OF_THREADS})
-UNCHARGED: Final = frozenset({Outcome.LOST})
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +74,14 @@ class Room:
     Attributes:
         cwd: Working directory, absolute; first on the import path.
         env: Variables the run sets over battd's own, sorted pairs.
+        python: Path of the interpreter; empty for battd's own.
+        apart: For one suspect at a time: its worker shares the process that it is forked from with no other.
     """
 
     cwd: str
     env: tuple[tuple[str, str], ...] = ()
+    python: str = ""
+    apart: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +93,22 @@ class Limits:
         soft_timeout_s: Wall seconds after which `worker.guard.SoftTimeout` is raised in the task; None for never.
         max_attempts: How many charged attempts a task has.
         retry_delay_s: First backoff after a charged failure; doubled each time.
+        cpu_limit_s: CPU seconds of the attempt's whole process tree; None for no limit, as below.
+        stall_timeout_s: Seconds in which the tree may go without using CPU and without a heartbeat.
+        memory_limit_bytes: Memory of the tree at any moment, the worker's own included.
+        thread_limit: Threads and processes of the tree at any moment, the worker's own thread included.
+        output_limit_bytes: What it may write to standard output and error.
     """
 
     timeout_s: float
     soft_timeout_s: float | None = None
     max_attempts: int = 1
     retry_delay_s: float = 1.0
+    cpu_limit_s: float | None = None
+    stall_timeout_s: float | None = None
+    memory_limit_bytes: int | None = None
+    thread_limit: int | None = None
+    output_limit_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +121,8 @@ class Work:
         function: Import path, `package.module:name`.
         command: Words of a command line; `{item}` in them is filled in.
         shell: The command is one string for /bin/sh.
+        allow_children: Processes and threads that an attempt leaves behind stay with its worker.
+        seed: With a task's index it makes the seed of random generators; None: fresh entropy for each attempt.
     """
 
     room: Room
@@ -97,6 +130,8 @@ class Work:
     function: str | None = None
     command: tuple[str, ...] = ()
     shell: bool = False
+    allow_children: bool = False
+    seed: int | None = None
 
     @property
     def kind(self) -> str:
@@ -112,11 +147,17 @@ class Tries:
         charged: Attempts that counted against `max_attempts`.
         resource: Attempts that failed for want of memory or threads.
         uncharged: Attempts that were lost through no fault of the task.
+        starved: Attempts that reached the wall limit while the machine gave them hardly any CPU.
+        crashes: Attempts that took their worker down, which are charged as well.
+        suspect: Its last attempt was lost together with others; one of them may have been the cause.
     """
 
     charged: int = 0
     resource: int = 0
     uncharged: int = 0
+    starved: int = 0
+    crashes: int = 0
+    suspect: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +170,7 @@ class Head:
     attempt: int  # the number of attempts it has behind it
     tries: Tries
     since_ms: int  # when it was queued
+    index: int = 0  # its place in the run
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +201,8 @@ class Ending:
         wall_s: Seconds from the call of the function (from dispatch, where it was never called).
         cpu_s: CPU seconds of the attempt, its children included; None where nobody could read it.
         peak_memory_bytes: Largest resident set seen; None where nobody could read it.
+        peak_threads: Most threads and processes seen at once; None for an attempt too short to be looked at.
+        together: Lost with whatever else had been forked from the same process, which died.
     """
 
     outcome: Outcome
@@ -169,8 +213,10 @@ class Ending:
     wall_s: float | None = None
     cpu_s: float | None = None
     peak_memory_bytes: int | None = None
+    peak_threads: int | None = None
     exit_code: int | None = None
     signal: str | None = None
+    together: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,12 @@ RESOURCE_TRIES: Final = 3
 UNCHARGED_CAP: Final = 10
 """Attempts that may be lost through no fault of the task, so that nothing loops for ever."""
 
+STARVED_TRIES: Final = 2
+"""Attempts that may be starved of CPU before the next one gets the machine to itself."""
+
+POISON_AFTER: Final = 3
+"""Workers that a task may take down before its next attempt runs alone; one more, and it is given up."""
+
 DELAY_MAX_S: Final = 300.0
 """Where doubling a backoff ends. A first one that is longer stays as it was declared."""
 
@@ -36,7 +42,7 @@ class Verdict:
     reason: str = ""
 
 
-def judge(outcome: Outcome, tries: Tries, limits: Limits, seed: int) -> Verdict:
+def judge(outcome: Outcome, tries: Tries, limits: Limits, seed: int, *, together: bool = False) -> Verdict:
     """Decide after an attempt whether the task has ended or goes again.
 
     Args:
@@ -44,22 +50,35 @@ def judge(outcome: Outcome, tries: Tries, limits: Limits, seed: int) -> Verdict:
         tries: What the task had behind it before this attempt.
         limits: Of its stage.
         seed: Makes the backoff's jitter repeatable; the task's id will do.
+        together: It was lost with others, any of which may have been the cause.
     """
+    if outcome is Outcome.LOST:
+        return _lost(replace(tries, uncharged=tries.uncharged + 1, suspect=tries.suspect or together))
+    tries = replace(tries, suspect=False)
     if outcome is Outcome.OK:
         return Verdict(Event.SUCCEED, tries)
     if outcome is Outcome.CANCELLED:
         return Verdict(Event.CANCEL, tries)
+    if outcome is Outcome.STARVED:
+        tries = replace(tries, starved=tries.starved + 1)
+        return Verdict(Event.LATER, tries, _backoff(limits.retry_delay_s, tries.starved, seed))
     if outcome in RESOURCE:
         tries = replace(tries, resource=tries.resource + 1)
         if tries.resource > RESOURCE_TRIES:
             return Verdict(Event.FAIL, tries, reason=f"gave up after {tries.resource} attempts with a growing need")
         return Verdict(Event.LATER, tries, _backoff(limits.retry_delay_s, tries.resource, seed))
-    if outcome in CHARGED:
-        tries = replace(tries, charged=tries.charged + 1)
-        if tries.charged >= limits.max_attempts:
-            return Verdict(Event.FAIL, tries)
-        return Verdict(Event.LATER, tries, _backoff(limits.retry_delay_s, tries.charged, seed))
-    tries = replace(tries, uncharged=tries.uncharged + 1)
+    assert outcome in CHARGED, f"{outcome} has no price"
+    crashed = outcome is Outcome.CRASHED
+    tries = replace(tries, charged=tries.charged + 1, crashes=tries.crashes + crashed)
+    if tries.charged >= limits.max_attempts:
+        return Verdict(Event.FAIL, tries)
+    if crashed and tries.crashes > POISON_AFTER:
+        reason = f"poison: took its worker down {tries.crashes} times, the last time while it ran alone"
+        return Verdict(Event.FAIL, tries, reason=reason)
+    return Verdict(Event.LATER, tries, _backoff(limits.retry_delay_s, tries.charged, seed))
+
+
+def _lost(tries: Tries) -> Verdict:
     if tries.uncharged > UNCHARGED_CAP:
         return Verdict(Event.FAIL, tries, reason=f"gave up: lost {tries.uncharged} times")
     return Verdict(Event.AGAIN, tries)
@@ -72,8 +91,12 @@ def need_of(base: Space, tries: Tries, total: Space) -> Space:
 
 
 def runs_alone(tries: Tries) -> bool:
-    """Whether the next attempt is the last of its resource budget and so gets the machine to itself."""
-    return tries.resource >= RESOURCE_TRIES
+    """Whether the next attempt gets the machine to itself.
+
+    So does the last one of the resource budget, one after others that were starved, and the last one of a task that
+    takes its workers down.
+    """
+    return tries.resource >= RESOURCE_TRIES or tries.starved >= STARVED_TRIES or tries.crashes >= POISON_AFTER
 
 
 def _backoff(first_s: float, number: int, seed: int) -> float:

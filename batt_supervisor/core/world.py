@@ -8,7 +8,8 @@ from enum import StrEnum
 
 from batt_supervisor.clock import Now
 from batt_supervisor.core.admission import Free, Hold
-from batt_supervisor.core.model import NOTHING, Claim, Head, Outcome, Room, Space, Work
+from batt_supervisor.core.limits import ASK_FROM_S, ASK_S, Quiet, Sample
+from batt_supervisor.core.model import NOTHING, Claim, Head, Limits, Outcome, Room, Space, Work
 
 
 class Closing(StrEnum):
@@ -36,6 +37,11 @@ class Running:
         sent_s: When it was given to the slot, monotonic.
         called_s: When its function was called, monotonic; None until the worker says so.
         boot_timeout_s: How long that may take.
+        sample: What it used when it was last looked at; None: not yet.
+        quiet: Since when it has shown no sign of life, where its run sets a limit to that.
+        asked: Its stacks have been asked for.
+        python: It is a Python function, so its worker has stacks to tell.
+        apart: It is a suspect, in a worker of its own nursery.
         ending: An end is under way: it is being killed, or its result is being stored.
         stop_asked: Somebody asked for its end.
     """
@@ -43,10 +49,15 @@ class Running:
     claim: Claim
     run_id: int
     slot_id: int | None
-    timeout_s: float
+    limits: Limits
     sent_s: float
     boot_timeout_s: float
     called_s: float | None = None
+    sample: Sample | None = None
+    quiet: Quiet | None = None
+    asked: bool = False
+    python: bool = True
+    apart: bool = False
     need: Space = NOTHING
     alone: bool = False
     ending: bool = False
@@ -57,7 +68,23 @@ class Running:
         """When the supervisor ends it, on the monotonic clock."""
         if self.called_s is None:
             return self.sent_s + self.boot_timeout_s
-        return self.called_s + self.timeout_s
+        return self.called_s + self.limits.timeout_s
+
+    @property
+    def stall_s(self) -> float:
+        """When it is called stalled unless it shows a sign of life before; infinity where there is no such limit."""
+        if self.quiet is None or self.limits.stall_timeout_s is None:
+            return float("inf")
+        return self.quiet.since_s + self.limits.stall_timeout_s
+
+    @property
+    def ask_s(self) -> float:
+        """When its stacks are to be asked for; infinity for never, or not again."""
+        if self.asked or not self.python or self.called_s is None:
+            return float("inf")
+        asks = [self.deadline_s] if self.limits.timeout_s >= ASK_FROM_S else []
+        asks += [self.stall_s] if (self.limits.stall_timeout_s or 0.0) >= ASK_FROM_S else []
+        return min(asks, default=float("inf")) - ASK_S
 
 
 class SlotPhase(StrEnum):
@@ -76,6 +103,7 @@ class SlotView:
         served: Attempts its present worker has had.
         room_since_s: When it entered its room, monotonic.
         spent: Why its worker should serve no further attempt; empty while it may.
+        age_s: Seconds since its present worker was started.
     """
 
     id: int
@@ -84,6 +112,7 @@ class SlotView:
     served: int = 0
     room_since_s: float = 0.0
     spent: str = ""
+    age_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +124,14 @@ class Policy:
         max_tasks: Attempts a worker serves before it is renewed; 0 for no limit.
         reserve: What stays free whatever waits.
         need: What an attempt is expected to take.
+        max_age_s: Seconds after which a worker is renewed; 0 for no limit.
     """
 
     width: int
     max_tasks: int
     reserve: Space
     need: Space
+    max_age_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +183,14 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
+class AskStacks:
+    """Have an attempt's worker write the stacks of its threads into its log: its time is nearly up."""
+
+    claim: Claim
+    slot_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class Renew:
     """Give an idle slot another worker, in this room."""
 
@@ -178,4 +217,4 @@ class Held:
     hold: Hold
 
 
-Command = CloseRun | Stop | Renew | Begin | Held
+Command = CloseRun | Stop | AskStacks | Renew | Begin | Held

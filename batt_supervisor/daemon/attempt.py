@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from batt_supervisor.core.limits import Quiet, Sample, listen
 from batt_supervisor.core.model import Claim, Ending, Head, Space, Work
 from batt_supervisor.core.retry import Verdict, judge
 from batt_supervisor.core.world import Running, Stop
+from batt_supervisor.pool.protocol import Request
 from batt_supervisor.store import moves
 
 
@@ -23,6 +26,11 @@ class Attempt:
         args: Its arguments as JSON, which come with the claim; None while it is being claimed.
         serial: Of the request to the slot; 0 until it is sent.
         called_s: When its function was called; None until the worker says so.
+        sample: What it used when it was last looked at.
+        sampled_s: When that was, or when it was called.
+        quiet: Since when it has shown no sign of life, where its run sets a limit to that.
+        peak: Most memory in bytes, and most threads and processes, that any sample saw.
+        asked: Its stacks have been asked for.
         stop: The order to end it, once given.
         stop_asked: Somebody asked for its end; the plan makes the order of it.
     """
@@ -36,6 +44,11 @@ class Attempt:
     args: str | None = None
     serial: int = 0
     called_s: float | None = None
+    sample: Sample | None = None
+    sampled_s: float = 0.0
+    quiet: Quiet | None = None
+    peak: tuple[int, int] = (0, 0)
+    asked: bool = False
     stop: Stop | None = None
     stop_asked: bool = False
 
@@ -49,25 +62,59 @@ class Attempt:
             claim=self.claim,
             run_id=self.head.run_id,
             slot_id=self.slot_id if current else None,
-            timeout_s=self.work.limits.timeout_s,
+            limits=self.work.limits,
             sent_s=self.since_s,
             boot_timeout_s=boot_timeout_s,
             called_s=self.called_s,
+            sample=self.sample,
+            quiet=self.quiet,
+            asked=self.asked,
+            python=self.work.function is not None,
+            apart=self.head.tries.suspect,
             need=self.need,
             alone=self.alone,
             ending=self.stop is not None or self.args is None,
             stop_asked=self.stop_asked,
         )
 
-    def request(self) -> dict[str, Any]:
-        """What its worker is told; see `worker.entry`."""
+    def packs_with(self, first: Attempt) -> bool:
+        """Whether it may be sent in one pack with another: they share a control group's limits then, and its events."""
+        work, other = self.work, first.work
+        alike = (work.kind, work.limits, work.allow_children) == (other.kind, other.limits, other.allow_children)
+        return self is first or (alike and work.limits.memory_limit_bytes is None)
+
+    def note_call(self, called_s: float) -> None:
+        """Its function was called then."""
+        self.called_s = self.sampled_s = called_s
+        if self.work.limits.stall_timeout_s is not None:
+            self.quiet = Quiet(called_s)
+
+    def note(self, sample: Sample, now_s: float) -> None:
+        """It was looked at."""
+        if self.quiet is not None and self.work.limits.stall_timeout_s is not None:
+            if self.sample is None:  # heartbeats are counted over all of a worker's attempts
+                self.quiet = replace(self.quiet, beats=sample.beats)
+            self.quiet = listen(self.quiet, sample, self.work.limits.stall_timeout_s, now_s)
+        self.sample, self.sampled_s = sample, now_s
+        self.peak = max(self.peak[0], sample.memory_bytes), max(self.peak[1], sample.threads)
+
+    def request(self) -> Request:
+        """What its slot is given; `worker.entry` understands the body."""
         args: Any = json.loads(self.args or "[]")
         work, claim = self.work, self.claim
         body: dict[str, Any] = {"task": claim.task_id, "attempt": claim.attempt}
+        if work.allow_children:
+            body["allow_children"] = True
         if work.function is None:
-            return body | {"op": "run", "command": _filled(work, args), "shell": work.shell}
-        soft = {} if work.limits.soft_timeout_s is None else {"soft_timeout_s": work.limits.soft_timeout_s}
-        return body | {"op": "call", "function": work.function, "args": args, **soft}
+            body |= {"op": "run", "command": _filled(work, args), "shell": work.shell}
+        else:
+            body |= {"op": "call", "function": work.function, "args": args}
+            if work.limits.soft_timeout_s is not None:
+                body["soft_timeout_s"] = work.limits.soft_timeout_s
+            if work.seed is not None:
+                body["seed"] = seed_of(work.seed, self.head.index)
+        limits = work.limits
+        return Request(self.serial, body, limits.memory_limit_bytes, limits.thread_limit, limits.output_limit_bytes)
 
 
 @dataclass(slots=True)
@@ -83,7 +130,13 @@ class Settling:
     def verdict(self) -> Verdict:
         """What becomes of the task; the task's id is the seed of its backoff."""
         head = self.attempt.head
-        return judge(self.ending.outcome, head.tries, self.attempt.work.limits, head.task_id)
+        ending = self.ending
+        return judge(ending.outcome, head.tries, self.attempt.work.limits, head.task_id, together=ending.together)
+
+
+def seed_of(seed: int, index: int) -> int:
+    """The seed of one task's random generators: 64 bits made of the run's seed and the task's place in the run."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{index}".encode(), digest_size=8).digest(), "little")
 
 
 def _filled(work: Work, args: Any) -> list[str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -14,13 +15,14 @@ from batt_supervisor.config import Settings
 from batt_supervisor.core.lifecycle import State
 from batt_supervisor.core.model import NOTHING, Claim, Ending, Outcome, Space, WorkerId
 from batt_supervisor.core.plan import PROMISE_S
-from batt_supervisor.core.world import Begin, Running, SlotView, Stop
+from batt_supervisor.core.world import AskStacks, Begin, Running, SlotView, Stop
 from batt_supervisor.daemon.attempt import Attempt, Settling
 from batt_supervisor.daemon.endings import ending_of
 from batt_supervisor.daemon.outbox import Outbox
 from batt_supervisor.daemon.pace import Pace
 from batt_supervisor.daemon.runs import OpenRuns
-from batt_supervisor.pool.protocol import Exit, Pool, Request
+from batt_supervisor.errors import StoreUnavailable
+from batt_supervisor.pool.protocol import Exit, Pool
 from batt_supervisor.store import moves
 
 GATHER_S: Final = 0.003
@@ -30,6 +32,15 @@ GATHER_MAX: Final = 64
 
 SETTLE_RETRY_S: Final = 1.0
 
+PACK_PATIENCE_S: Final = 0.05
+"""How long the current attempt of a pack may take before those behind it are given to other workers."""
+
+SAMPLE_S: Final = 0.1
+"""How often a running attempt is measured, the first time when it has run for so long."""
+
+SAMPLE_SLOT_S: Final = 0.01
+"""The same for each slot at work: a measurement takes 0.1 to 0.2 ms, so all of them together at most 2 % of a core."""
+
 log = structlog.get_logger("attempts")
 
 
@@ -38,12 +49,16 @@ class Attempts:
 
     Attributes:
         changed: A slot has come free for which nothing was claimed ahead, or claims run low: time to plan.
+        memory_free: What is free of memory, and by which limit, in words.
         wake_s: Earliest deadline of attempts started since this was last reset.
         draining: Nothing starts any more.
     """
 
-    def __init__(self, pool: Pool, outbox: Outbox, runs: OpenRuns, settings: Settings) -> None:
+    def __init__(
+        self, pool: Pool, outbox: Outbox, runs: OpenRuns, settings: Settings, memory_free: Callable[[], str]
+    ) -> None:
         self.settings = settings
+        self._memory_free = memory_free
         self.changed = True
         self.draining = False
         self.wake_s = float("inf")
@@ -80,7 +95,7 @@ class Attempts:
 
     def ahead(self) -> dict[str, int]:
         """For each short kind, how many attempts may be claimed before a slot is free for them."""
-        found = self._pace.ahead(self.settings.slots)
+        found = self._pace.ahead(self.settings.slots, self.settings.max_tasks)
         self._aim = max(found.values(), default=0)
         return found
 
@@ -92,11 +107,36 @@ class Attempts:
                 total += pack[0].need
         return total
 
-    def look(self) -> None:
-        """Learn from the workers' boards which functions have been called."""
+    def look(self, now: Now) -> None:
+        """Learn which functions have been called, and what those that take longer use."""
+        every_s = max(SAMPLE_S, SAMPLE_SLOT_S * len(self._by_slot))
         for slot_id, pack in self._by_slot.items():
-            if pack[0].serial and pack[0].called_s is None:
-                pack[0].called_s = self._pool.called(slot_id, pack[0].serial)
+            attempt = pack[0]
+            if len(pack) > 1 and attempt.serial:
+                # It was to be over in no time. Those behind it need not wait for it.
+                if now.mono_s - attempt.since_s >= PACK_PATIENCE_S:
+                    self._pool.take_back(slot_id)
+                else:
+                    self.wake_s = min(self.wake_s, attempt.since_s + PACK_PATIENCE_S)
+            if not attempt.serial or attempt.stop is not None:
+                continue
+            if attempt.called_s is None:
+                called_s = self._pool.called(slot_id, attempt.serial)
+                if called_s is None:
+                    continue
+                attempt.note_call(called_s)
+            if now.mono_s - attempt.sampled_s >= every_s:
+                sample = self._pool.sample(slot_id, attempt.serial, attempt.work.limits.memory_limit_bytes)
+                if sample is not None:
+                    attempt.note(sample, now.mono_s)
+            self.wake_s = min(self.wake_s, max(attempt.sampled_s, now.mono_s) + every_s)
+
+    def ask_stacks(self, order: AskStacks) -> None:
+        """Have an attempt say where it is, before its time is up."""
+        attempt = next((pack[0] for pack in self._by_slot.values() if pack[0].claim == order.claim), None)
+        if attempt is not None:
+            attempt.asked = True
+            self._pool.ask_stacks(order.slot_id, attempt.serial)
 
     # Starting
 
@@ -134,14 +174,16 @@ class Attempts:
     def _write_claims(self, claims: list[Attempt]) -> None:
         wanted = [moves.Wanted(one.head.task_id, one.head.attempt, self._worker(one)) for one in claims]
 
-        def done(claimed: dict[int, str], now: Now) -> None:
+        def done(claimed: dict[int, moves.Claimed], now: Now) -> None:
             self.changed = True  # a slot may have waited for one that was claimed ahead
             for attempt in claims:
-                args = claimed.get(attempt.head.task_id)
-                if args is None:
+                found = claimed.get(attempt.head.task_id)
+                if found is None:
                     self._unclaimed(attempt)
                 else:
-                    self._claimed(attempt, args, now)
+                    # The head may have been read before a cancel and a retry, with a count that no longer holds.
+                    attempt.head = replace(attempt.head, tries=found.tries, index=found.index)
+                    self._claimed(attempt, found.args, now)
 
         def failed(error: Exception, now: Now) -> None:
             for attempt in claims:
@@ -182,7 +224,7 @@ class Attempts:
         size = self._pace.pack(ready[0].work.kind, len(ready), self.settings.slots)
         if max_tasks:
             size = min(size, max_tasks - slot.served)
-        pack = [one for one in ready[:size] if one.work.kind == ready[0].work.kind]
+        pack = [one for one in ready[:size] if one.packs_with(ready[0])]
         for attempt in pack:
             self._ahead.remove(attempt)
             attempt.slot_id = slot.id
@@ -194,7 +236,7 @@ class Attempts:
         for attempt in pack:
             attempt.serial = next(self._serials)
         self._turn(pack[0], now)
-        self._pool.send(slot_id, [Request(attempt.serial, attempt.request()) for attempt in pack])
+        self._pool.send(slot_id, [attempt.request() for attempt in pack])
 
     def _turn(self, attempt: Attempt, now: Now) -> None:
         """Its slot has come to it: its time begins."""
@@ -275,10 +317,17 @@ class Attempts:
     def _end(self, attempt: Attempt, seen: Exit, now: Now) -> None:
         called_s = seen.called_s or attempt.called_s
         wall_s = round((seen.ended_s or now.mono_s) - (called_s or attempt.since_s), 6)
-        ending = ending_of(seen, attempt.stop, called=called_s is not None, wall_s=wall_s)
+        ending = ending_of(seen, attempt, called=called_s is not None, wall_s=wall_s, memory_free=self._memory_free())
         self._pace.learn(attempt.work.kind, ending.wall_s or wall_s)
+        if seen.report is None:
+            self._drop_result(attempt.claim)
         place = moves.Place(seen.worker, seen.log_from, seen.log_to) if seen.worker else None
         self._settle(Settling(attempt, ending, place))
+
+    def _drop_result(self, claim: Claim) -> None:
+        """Remove what an attempt without a report may have written of its result."""
+        for end in ("json", "json.tmp"):
+            (self.settings.state_dir / "results" / f"{claim.task_id}-{claim.attempt}.{end}").unlink(missing_ok=True)
 
     def low(self) -> bool:
         """Whether more should be claimed ahead now."""
@@ -316,9 +365,23 @@ class Attempts:
 
         def failed(error: Exception, now: Now) -> None:
             for settling in ends:
-                settling.retry_at_s = now.mono_s + SETTLE_RETRY_S
+                if isinstance(error, StoreUnavailable):
+                    settling.retry_at_s = now.mono_s + SETTLE_RETRY_S
+                elif len(ends) > 1:
+                    self._write_ends([settling])  # one of them cannot be written; the others can
+                else:
+                    self._unwritable(settling, error)
 
         self._outbox.write(lambda tx: moves.settle(tx, written), done, failed)
+
+    def _unwritable(self, settling: Settling, error: Exception) -> None:
+        """The store does not take this end, and never will: the attempt ends with that."""
+        log.error("an end cannot be written", task=f"t{settling.attempt.claim.task_id}", reason=str(error))
+        if settling.ending.outcome is Outcome.BAD_RESULT:
+            raise error  # not even this; there is nothing left to say
+        settling.ending = Ending(Outcome.BAD_RESULT, f"its end could not be written: {type(error).__name__}")
+        settling.place = None
+        self._write_ends([settling])
 
     def _settled(self, settling: Settling, state: State | None, now: Now) -> None:
         attempt = settling.attempt

@@ -7,12 +7,16 @@ import os
 from batt_supervisor import __version__
 from batt_supervisor.config import Settings
 from batt_supervisor.daemon.loop import Snapshot
-from batt_supervisor.pool.launch import ROOT
+from batt_supervisor.pool.nursery import ROOT
 from batt_supervisor.wire import HeadroomInfo, ServiceInfo, SlotInfo, run_name, task_name
 
 
-def describe(settings: Settings, snapshot: Snapshot, started_ms: int) -> ServiceInfo:
-    """Everything but what only the store knows (counts, runs)."""
+def describe(settings: Settings, snapshot: Snapshot, started_ms: int, kill_by: str) -> ServiceInfo:
+    """Everything but what only the store knows (counts, runs).
+
+    Args:
+        kill_by: How process trees are ended, in words.
+    """
     return ServiceInfo(
         version=__version__,
         pid=os.getpid(),
@@ -31,6 +35,7 @@ def describe(settings: Settings, snapshot: Snapshot, started_ms: int) -> Service
                 renewed=slot.renewed,
                 cwd=slot.view.room.cwd,
                 task=task_name(snapshot.tasks[slot.view.id]) if slot.view.id in snapshot.tasks else None,
+                progress=slot.progress if slot.view.id in snapshot.tasks else None,
             )
             for slot in snapshot.slots
         ),
@@ -46,6 +51,8 @@ def describe(settings: Settings, snapshot: Snapshot, started_ms: int) -> Service
         ),
         holds={run_name(run_id): hold.reason for run_id, hold in snapshot.holds.items()},
         store=snapshot.store,
+        kill_by=kill_by,
+        start_method=settings.start_method,
         counts={},
         outcomes={},
         runs=(),

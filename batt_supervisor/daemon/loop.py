@@ -14,7 +14,18 @@ from batt_supervisor.config import Settings
 from batt_supervisor.core.admission import Free, Hold, Start, admit
 from batt_supervisor.core.model import NOTHING, Space
 from batt_supervisor.core.plan import plan, wake_at
-from batt_supervisor.core.world import Begin, CloseRun, Command, Held, Renew, SlotPhase, SlotView, Stop, World
+from batt_supervisor.core.world import (
+    AskStacks,
+    Begin,
+    CloseRun,
+    Command,
+    Held,
+    Renew,
+    SlotPhase,
+    SlotView,
+    Stop,
+    World,
+)
 from batt_supervisor.daemon.attempts import Attempts
 from batt_supervisor.daemon.outbox import Inbox, Outbox
 from batt_supervisor.daemon.runs import OpenRuns
@@ -58,7 +69,7 @@ class Loop:
         self._inbox = Inbox()
         self._outbox = Outbox(store.writer, self._inbox)
         self._runs = OpenRuns(self._reader, self._outbox)
-        self._attempts = Attempts(pool, self._outbox, self._runs, settings)
+        self._attempts = Attempts(pool, self._outbox, self._runs, settings, self._memory_free)
         self._holds: dict[int, Hold] = {}
         self._drain_until_s: float | None = None
         self._watched: list[int] = []
@@ -73,7 +84,12 @@ class Loop:
 
     def run_changed(self, run_id: int) -> None:
         """Any thread: a run was sealed, is to be closed, or takes tasks again; that is on disk."""
-        self._inbox.put(lambda now: self._runs.read(run_id))
+
+        def read(now: Now) -> None:
+            self._pool.distrust()
+            self._runs.read(run_id)
+
+        self._inbox.put(read)
 
     def stop_asked(self, task_id: int) -> None:
         """Any thread: a running task is to be stopped; that is on disk."""
@@ -146,7 +162,7 @@ class Loop:
             self._publish(world)
 
     def _look(self, now: Now) -> World:
-        self._attempts.look()
+        self._attempts.look(now)
         store_works = not self._outbox.trouble
         busy = self._attempts.tasks()
         taken = {attempt.head.task_id for attempt in self._attempts}
@@ -175,6 +191,8 @@ class Loop:
                 self._attempts.begin(command, now)
             case Stop():
                 self._attempts.stop(command)
+            case AskStacks():
+                self._attempts.ask_stacks(command)
             case Renew(slot_id, room, reason):
                 log.debug("slot renewed", slot=slot_id, cwd=room.cwd, reason=reason)
                 self._pool.renew(slot_id, room)
@@ -210,6 +228,10 @@ class Loop:
                 self._waiter.register(fd, select.POLLIN)
         # Rounded up: a deadline is met by waking just after it, not by spinning just before it.
         self._ready = {fd for fd, _ in self._waiter.poll(max(0.0, until_s - now.mono_s) * 1000 + 1)}
+
+    def _memory_free(self) -> str:
+        free = self._headroom.read(self._clock.read().mono_s)
+        return f"{free.space.memory_bytes >> 20} MiB free by {free.memory_limit}"
 
     # The end
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
+import resource
 import signal
 import sys
 import time
 import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
+import pebble
 import structlog
 import typer
 
@@ -27,11 +29,14 @@ from batt_supervisor.daemon.describe import describe
 from batt_supervisor.daemon.loop import Loop
 from batt_supervisor.daemon.notify import Notifier
 from batt_supervisor.daemon.statedir import StateDir, hold
-from batt_supervisor.errors import BattError
+from batt_supervisor.errors import BadConfiguration, BattError
 from batt_supervisor.headroom.machine import MachineHeadroom
-from batt_supervisor.pool import launch
 from batt_supervisor.pool.crew import Crew
 from batt_supervisor.pool.crew import Settings as CrewSettings
+from batt_supervisor.pool.group import Groups
+from batt_supervisor.pool.nursery import Places
+from batt_supervisor.pool.nursery import Settings as NurserySettings
+from batt_supervisor.pool.single import LOOK_S
 from batt_supervisor.store import Store
 
 log = structlog.get_logger("battd")
@@ -53,11 +58,17 @@ class Daemon:
         self._threads = threads.Crewmen(self._faults)
         self._notifier = Notifier(os.environ)
         self._reload_asked = False
+        self._nofile = _raise_open_files(settings.slots)
+        self._groups = Groups.find(settings.cgroup_root, f"batt-{self._state.token}")
+        log.info("ends process trees", by=self._groups.describe())
 
     def run(self) -> None:
+        # How long pebble's threads wait for a message before they see whether their pool still lives, 0.1 s unless
+        # told otherwise. Nothing else here depends on it, and an idle battd should sleep.
+        pebble.CONSTS.sleep_unit = LOOK_S
         # Orphans of dead workers become battd's own children, so that they can be found and ended.
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-        recover.end_left_processes(self._store, self._state)
+        recover.end_left_processes(self._store, self._state, self._groups)
         self._threads.start("writer", self._store.writer.run)
         try:
             recover.write_off(self._store, self._settings.watchdog)
@@ -66,7 +77,7 @@ class Daemon:
         recover.drop_orphaned_files(self._store, self._state)
         clock = SystemClock()
         now = clock.read()
-        crew = Crew(self._places(), self._crew_settings(), self._settings.slots, Room("/"), now.mono_s)
+        crew = Crew(self._places(), self._crew_settings(), self._groups, self._settings.slots, Room("/"), now.mono_s)
         self._threads.start("builder", crew.builder.run)
         self._threads.start("reaper", crew.reaper.run)
         headroom = MachineHeadroom()
@@ -85,9 +96,9 @@ class Daemon:
             threads.Watched("writer", lambda: self._store.writer.beat_s),
             threads.Watched("api", lambda: server.beat_s),
         ]
-        server.watch = lambda: threads.check(
-            [threads.Watched("loop", lambda: loop.beat_s), *watched], self._settings.watchdog
-        )
+        all_watched = threads.Watchdog([threads.Watched("loop", lambda: loop.beat_s), *watched], clock.read().mono_s)
+        server.watch = lambda: all_watched.look(self._settings.watchdog)
+        watchdog = threads.Watchdog(watched, clock.read().mono_s)
         for name in self._settings.preload:
             if importlib.util.find_spec(name.partition(".")[0]) is None:
                 # Not an error: it may lie in a run's own directory. Each worker's log says so, too.
@@ -98,16 +109,15 @@ class Daemon:
         )
         try:
             threads.fault(self._faults, "loop")
-            loop.run(lambda: self._round(loop, crew, watched))
+            loop.run(lambda: self._round(loop, crew, watchdog))
         except Exception:
             threads.give_up(f"{traceback.format_exc()}the loop ended by an error")
         self._close(loop, crew, server, headroom)
 
-    def _round(self, loop: Loop, crew: Crew, watched: list[threads.Watched]) -> None:
+    def _round(self, loop: Loop, crew: Crew, watchdog: threads.Watchdog) -> None:
         """Once a tick: what is the process's own business, not the queue's."""
-        threads.check(watched, self._settings.watchdog)
-        if self._notifier.watchdog_s is not None:
-            self._notifier.send("WATCHDOG=1")
+        watchdog.look(self._settings.watchdog)
+        self._notifier.alive(loop.beat_s)
         if self._reload_asked:
             self._reload_asked = False
             self._reload(loop, crew)
@@ -124,7 +134,9 @@ class Daemon:
         update = {key: getattr(fresh, key) for key in changed & RELOADABLE}
         self._settings = self._settings.model_copy(update=update)
         logs.configure(self._settings.log_level, self._settings.log_format)
-        crew.settings = self._crew_settings()
+        before, crew.settings = crew.settings, self._crew_settings()
+        if crew.settings.nursery != before.nursery:
+            crew.renew_all()
         loop.reload(self._settings)
         log.info("reloaded", changed=sorted(update))
 
@@ -141,8 +153,8 @@ class Daemon:
         signal.signal(signal.SIGINT, drain)
         signal.signal(signal.SIGHUP, reload)
 
-    def _places(self) -> launch.Places:
-        return launch.Places(
+    def _places(self) -> Places:
+        return Places(
             logs=self._state.logs,
             results=self._state.results,
             token=self._state.token,
@@ -152,7 +164,13 @@ class Daemon:
 
     def _crew_settings(self) -> CrewSettings:
         settings = self._settings
-        return CrewSettings(settings.boot_timeout, settings.preload, dict(os.environ))
+        nursery = NurserySettings(
+            preload=settings.preload,
+            environ=dict(os.environ),
+            spawn=settings.start_method == "spawn",
+            memory_max=settings.max_worker_memory,
+        )
+        return CrewSettings(settings.boot_timeout, self._nofile, nursery)
 
     def _service(self, loop: Loop) -> Service:
         return Service(
@@ -160,7 +178,7 @@ class Daemon:
             settings=lambda: self._settings,
             run_changed=loop.run_changed,
             stop_asked=loop.stop_asked,
-            describe=lambda: describe(self._settings, loop.snapshot, self._started_ms),
+            describe=lambda: describe(self._settings, loop.snapshot, self._started_ms, self._groups.describe()),
             holds=lambda: loop.snapshot.holds,
             draining=lambda: loop.snapshot.draining,
             logs=self._state.logs,
@@ -175,7 +193,8 @@ class Daemon:
         crew.close()
         self._store.writer.stop()
         left = self._threads.join(15.0)
-        crew.end_strays()
+        if not crew.wait(5.0):
+            log.warning("processes of workers still running at the end")
         loop.close()
         headroom.close()
         if left:
@@ -184,6 +203,30 @@ class Daemon:
             self._store.close()
         self._state.close()
         log.info("drained")
+
+
+FILES: Final = 100
+"""Descriptors that battd has beside those of its slots: the store, sockets of clients, nurseries."""
+
+SLOT_FILES: Final = 12
+"""Descriptors of one slot: four ends of pipes, its worker's exit pipe, pidfd and log; and of one that is replaced."""
+
+
+def _raise_open_files(slots: int) -> tuple[int, int]:
+    """Raise the soft limit of open files to the hard one; what it was, for workers to have.
+
+    Programs that use select() cannot have descriptors above 1023: tasks keep the old limit.
+
+    Raises:
+        BadConfiguration: So many slots can never work here.
+    """
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = FILES + SLOT_FILES * (slots + 1)
+    if before[1] != resource.RLIM_INFINITY and before[1] < needed:
+        limit = f"the hard limit is {before[1]} (ulimit -Hn)"
+        raise BadConfiguration(f"slots: {slots} slots need {needed} open files, {limit}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    return before
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

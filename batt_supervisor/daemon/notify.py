@@ -20,6 +20,13 @@ class Notifier:
         micros = environ.get("WATCHDOG_USEC", "")
         for_us = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         self.watchdog_s = int(micros) / 1e6 if micros.isdigit() and for_us else None
+        self._said_s = float("-inf")
+
+    def alive(self, now_s: float) -> None:
+        """Tell the manager that battd goes round, as often as it wants to hear that and not much more often."""
+        if self.watchdog_s is not None and now_s - self._said_s >= self.watchdog_s / 3:
+            self._said_s = now_s
+            self.send("WATCHDOG=1")
 
     def send(self, state: str) -> None:
         """Send one state, such as `READY=1`. A manager that does not listen is not waited for."""

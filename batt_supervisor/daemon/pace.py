@@ -63,10 +63,15 @@ class Pace:
         known.worst_s = max(wall_s, known.worst_s * FADE)
         known.attempts += 1
 
-    def ahead(self, slots: int) -> dict[str, int]:
-        """For each short kind, how many attempts may be claimed before one of so many slots is free for them."""
+    def ahead(self, slots: int, max_tasks: int = 0) -> dict[str, int]:
+        """For each short kind, how many attempts may be claimed before one of so many slots is free for them.
+
+        Args:
+            max_tasks: Attempts that a worker serves before the next one has to be waited for; 0 for no limit.
+        """
+        most = min(AHEAD_MAX, max_tasks or AHEAD_MAX)
         return {
-            kind: slots * max(1, min(AHEAD_MAX, round(AHEAD_S / max(known.mean_s, 1e-6))))
+            kind: slots * max(1, min(most, round(AHEAD_S / max(known.mean_s, 1e-6))))
             for kind, known in self._kinds.items()
             if known.steadily_under(SHORT_S)
         }

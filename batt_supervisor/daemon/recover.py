@@ -3,36 +3,63 @@
 from __future__ import annotations
 
 import os
+import time
+from typing import Final
 
 import structlog
 
 from batt_supervisor.core.recovery import recover
 from batt_supervisor.daemon.statedir import StateDir
-from batt_supervisor.pool import kill, launch, proc
+from batt_supervisor.pool import kill, proc
+from batt_supervisor.pool.group import Groups
+from batt_supervisor.pool.nursery import TOKEN
 from batt_supervisor.store import Store, moves
 
 log = structlog.get_logger("recovery")
 
 
-def end_left_processes(store: Store, state: StateDir) -> int:
-    """Kill the process trees of workers of an earlier battd on this state directory; how many.
+LEAVE_S: Final = 3.0
+"""How long the nurseries of a battd that died may take to end what is below them, which they do when it dies."""
 
-    Workers are known by the pid and start time in their attempts, and what they started by a variable in its
-    environment. A process that left its worker and emptied its environment is not found.
+
+def end_left_processes(store: Store, state: StateDir, groups: Groups) -> int:
+    """See that nothing of an earlier battd on this state directory runs any more; how many processes had to be ended.
+
+    Its nurseries do that as a rule, and know best what belongs to them, so they are waited for. What is left then was
+    below a nursery that died as well: it is found by its control group, by pid and start time of the attempts' workers,
+    and by a variable in its environment. Without control groups, a process that had left its worker and emptied its
+    environment is not found.
     """
-    ended = 0
+    until_s = time.monotonic() + LEAVE_S
+    while _holders(state) and time.monotonic() < until_s:
+        time.sleep(0.01)
+    ended = groups.clear()
     reader = store.reader()
     for attempt, _ in reader.live():
         if attempt.worker is not None and kill.end_if_same(attempt.worker.pid, attempt.worker.started):
             ended += 1
     reader.close()
-    for pid in proc.holding(launch.TOKEN, state.token):
-        if pid != os.getpid():
+    while left := _holders(state):
+        for pid in left:
             kill.end_tree(pid)
-            ended += 1
+        ended += len(left)
+        if time.monotonic() > until_s + LEAVE_S:
+            log.error("processes of an earlier battd cannot be ended", pids=left)
+            break
+        time.sleep(0.01)
     if ended:
         log.warning("ended processes of an earlier battd", processes=ended)
     return ended
+
+
+def _holders(state: StateDir) -> list[int]:
+    """Processes with this state directory's variable in their environment, this one and the dead left out."""
+    found = []
+    for pid in proc.holding(TOKEN, state.token):
+        stat = proc.stat(pid)
+        if pid != os.getpid() and stat is not None and stat.state != "Z":
+            found.append(pid)
+    return found
 
 
 def write_off(store: Store, limit_s: float) -> int:

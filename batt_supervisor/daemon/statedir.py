@@ -67,11 +67,18 @@ def hold(path: Path, socket: Path) -> StateDir:
         text = lock.read()
         lock.close()
         raise StateDirHeld(f"the state directory {path} is served by another battd{_holder(text)}") from error
-    lock.seek(0)
-    lock.truncate()
-    json.dump({"pid": os.getpid(), "socket": str(socket), "since_ms": time.time_ns() // 1_000_000}, lock)
-    lock.flush()
-    found = path.stat()
+    try:
+        # Before anything is written: a result that did not fit on the disk is what may have filled it.
+        for unfinished in (path / "results").glob("*.tmp"):
+            unfinished.unlink(missing_ok=True)
+        lock.seek(0)
+        lock.truncate()
+        json.dump({"pid": os.getpid(), "socket": str(socket), "since_ms": time.time_ns() // 1_000_000}, lock)
+        lock.flush()
+        found = path.stat()
+    except OSError as error:
+        lock.close()
+        raise StateDirUnusable(f"the state directory {path} cannot be written: {error.strerror or error}") from error
     return StateDir(path, f"{found.st_dev:x}-{found.st_ino:x}", lock)
 
 

@@ -77,13 +77,27 @@ class Crewmen:
         return [thread.name for thread in self._threads if thread.is_alive()]
 
 
-def check(watched: list[Watched], limit_s: float) -> None:
-    """End battd when one of these has not gone round for `limit_s`."""
-    now_s = time.monotonic()
-    for one in watched:
-        silent_s = now_s - one.beat_s()
-        if silent_s > limit_s:
-            give_up(f"{one.name!r} has not gone round for {silent_s:.1f} s (watchdog: {limit_s:g} s)")
+class Watchdog:
+    """Ends battd when something in it has not gone round for too long. One for each thread that looks.
+
+    Args:
+        now_s: Monotonic; from then on it counts.
+    """
+
+    def __init__(self, watched: list[Watched], now_s: float) -> None:
+        self._watched = watched
+        self._looked_s = now_s
+
+    def look(self, limit_s: float) -> None:
+        """See that all of them have gone round within `limit_s`."""
+        now_s = time.monotonic()
+        paused_s, self._looked_s = now_s - self._looked_s, now_s
+        if paused_s > limit_s:
+            return  # this thread stood still itself: the whole process did, as a rule, or the machine under it
+        for one in self._watched:
+            silent_s = now_s - one.beat_s()
+            if silent_s > limit_s:
+                give_up(f"{one.name!r} has not gone round for {silent_s:.1f} s (watchdog: {limit_s:g} s)")
 
 
 def faults_from(environ: Mapping[str, str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The slots of a battd: `width` of them and one standby, kept in repair by a builder and a reaper thread."""
+"""The slots of a battd: `width` of them and one standby, and the nurseries their workers come from, kept in repair."""
 
 from __future__ import annotations
 
@@ -6,32 +6,35 @@ import itertools
 import os
 import time
 from collections import deque
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
+from batt_supervisor.core.limits import Sample
 from batt_supervisor.core.model import Room, WorkerId
 from batt_supervisor.core.world import SlotPhase, SlotView
 from batt_supervisor.errors import SlotBroken
 from batt_supervisor.pool import kill
-from batt_supervisor.pool.launch import Launcher, Places, Registry
+from batt_supervisor.pool.group import Groups
+from batt_supervisor.pool.launch import Launcher
+from batt_supervisor.pool.nurseries import Nurseries
+from batt_supervisor.pool.nursery import Places
+from batt_supervisor.pool.nursery import Settings as NurserySettings
+from batt_supervisor.pool.process import Registry
 from batt_supervisor.pool.protocol import Exit, Request, SlotStatus
-from batt_supervisor.pool.slot import Answered, Launched, Slot
+from batt_supervisor.pool.slot import Answered, Launched, Opened, Slot
 
 log = structlog.get_logger("pool")
 
-ROOM_PAUSE_S: Final = (0.5, 30.0)
-"""First and longest time for which no slot is moved into a room whose workers have failed to start."""
+REST_S: Final = 5.0
+"""After so long without work, slots of several rooms are brought together."""
 
-ROOMS_MAX: Final = 100
-"""Rooms whose failures are remembered."""
-
-REBUILD_S: Final = (0.5, 5.0)
-"""First and longest pause before a slot that could not be built is tried again."""
+PAUSE_S: Final = (0.5, 5.0)
+"""First and longest pause before something is built again that could not be, or did not come up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,65 +46,63 @@ class Unbuilt:
 
 
 @dataclass(frozen=True, slots=True)
-class BadRoom:
-    """A room in which the last worker did not start."""
-
-    failures: int
-    until_s: float
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
 class Settings:
     """What slots are made with.
 
     Attributes:
-        environ: battd's own environment, as workers are to see it.
+        nofile: Soft and hard limit of open files, for workers.
     """
 
     boot_timeout_s: float
-    preload: tuple[str, ...]
-    environ: Mapping[str, str]
+    nofile: tuple[int, int]
+    nursery: NurserySettings
 
 
 class Builder:
-    """Opens slots, one after another: starting a pool may wait for a fork, and the loop never waits."""
+    """Starts nurseries and opens slots, one after another: each may wait for a fork, and the loop never waits."""
 
     def __init__(self) -> None:
-        self._queue: SimpleQueue[tuple[Slot, Crew] | None] = SimpleQueue()
+        self._queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
 
-    def add(self, slot: Slot, crew: Crew) -> None:
-        self._queue.put((slot, crew))
+    def add(self, job: Callable[[], None]) -> None:
+        """Any thread: have this done. What goes wrong in it is its own to catch."""
+        self._queue.put(job)
 
     def stop(self) -> None:
         self._queue.put(None)
 
     def run(self) -> None:
         """The thread's whole life."""
-        while (item := self._queue.get()) is not None:
-            slot, crew = item
-            try:
-                slot.open()
-            except Exception as error:  # refused a thread, a process, a descriptor; or a defect, of this slot alone
-                crew.put(Unbuilt(slot, f"{type(error).__name__}: {error}"))
+        while (job := self._queue.get()) is not None:
+            job()
+
+
+class Dying(Protocol):
+    """Something that was thrown away."""
+
+    def stop(self) -> None:
+        """Begin to end it."""
+
+    def gone(self) -> bool:
+        """Whether nothing is left of it."""
 
 
 class Reaper:
-    """Sees slots that were thrown away to their end. It looks, and never joins: a pool's thread may take its time."""
+    """Sees what was thrown away to its end. It looks, and never joins: a pool's thread may take its time."""
 
     def __init__(self) -> None:
-        self._queue: SimpleQueue[Slot | None] = SimpleQueue()
+        self._queue: SimpleQueue[Dying | None] = SimpleQueue()
         self.waiting = 0
 
-    def add(self, slot: Slot) -> None:
-        self._queue.put(slot)
+    def add(self, dying: Dying) -> None:
+        self._queue.put(dying)
 
     def stop(self) -> None:
         self._queue.put(None)
 
     def run(self) -> None:
         """The thread's whole life; it ends when told to and nothing is left to see off, or 5 s later."""
-        dying: list[Slot] = []
+        dying: list[Dying] = []
         until = float("inf")
         while time.monotonic() < until:
             with suppress(Empty):
@@ -111,7 +112,7 @@ class Reaper:
                 else:
                     item.stop()
                     dying.append(item)
-            dying = [slot for slot in dying if not slot.gone()]
+            dying = [one for one in dying if not one.gone()]
             self.waiting = len(dying)
             if not dying and until < float("inf"):
                 return
@@ -125,85 +126,153 @@ class Crew:
         room: The room that slots start in.
     """
 
-    def __init__(self, places: Places, settings: Settings, width: int, room: Room, now_s: float) -> None:
+    def __init__(
+        self, places: Places, settings: Settings, groups: Groups, width: int, room: Room, now_s: float
+    ) -> None:
         self.builder, self.reaper, self.registry = Builder(), Reaper(), Registry()
         self.settings = settings
+        self.groups = groups
+        self.nurseries = Nurseries(places, self.registry, self.builder.add, self._woken)
         self._places = places
-        self._home = self._room = room
-        self._bad_rooms: dict[Room, BadRoom] = {}
+        self._home = room
         self._slots: dict[int, Slot] = {}
-        self._inbox: deque[Answered | Launched | Unbuilt] = deque()
+        self._inbox: deque[Answered | Launched | Opened | Unbuilt] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._serials = itertools.count(1 << 32)  # requests of our own; attempts count from below
         self._refused: dict[int, tuple[float, float, str]] = {}  # slot id -> (try again at, pause, why)
         self._exits: list[Exit] = []
         self._target = 0
+        self._now_s = now_s
         self._closed = False
-        self._strays = False  # something may be left of a worker that has died
+        self._worked_s = now_s
+        self._strays = False  # something may be left of a nursery that has died
         self._moved = True
         self.resize(width, now_s)
 
-    def put(self, event: Answered | Launched | Unbuilt) -> None:
+    def put(self, event: Answered | Launched | Opened | Unbuilt) -> None:
         """Any thread: tell the loop."""
         self._inbox.append(event)
+        self._woken()
+
+    def _woken(self) -> None:
         os.eventfd_write(self._wake, 1)
 
     # protocol.Pool
 
     def descriptors(self) -> Sequence[int]:
-        return [self._wake, *(slot.process.pidfd for slot in self._slots.values() if slot.process and slot.living())]
+        workers = [slot.process.descriptor() for slot in self._slots.values() if slot.process and slot.living()]
+        return [self._wake, *workers, *self.nurseries.descriptors()]
 
     def poll(self, now_s: float, ready: Container[int]) -> list[Exit]:
+        self._now_s = now_s
         if self._wake in ready:
             with suppress(BlockingIOError):
                 os.eventfd_read(self._wake)
-        deaths = False
         for slot in self._slots.values():
             process = slot.process
-            if process is not None and process.pidfd in ready and slot.living() and process.exit_code() is not None:
-                slot.on_death(now_s)
-                deaths = True
+            if process is not None and slot.living() and process.descriptor() in ready:
+                self._look_at_death(slot, now_s)
         exits, self._exits = self._exits, []
         while self._inbox:
             exits += self._on_event(self._inbox.popleft(), now_s)
         for slot in list(self._slots.values()):
             exits += slot.check(now_s)
-            if slot.phase is SlotPhase.IDLE:
-                self._refused.pop(slot.id, None)
-                self._bad_rooms.pop(slot.room, None)
-            booting_s = now_s - slot.boot_since_s if slot.phase is SlotPhase.BOOTING else 0.0
-            if not slot.trouble and booting_s > self.settings.boot_timeout_s:
-                slot.trouble = f"its worker did not boot within boot_timeout ({self.settings.boot_timeout_s:g} s)"
-            if slot.trouble and slot.phase is not SlotPhase.BUSY:
-                self._replace(slot, now_s)
-            if slot.id >= self._target and slot.phase is not SlotPhase.BUSY and slot.id in self._slots:
-                self.reaper.add(self._slots.pop(slot.id))  # too many since a `resize`
+            self._look_after(slot, now_s)
+        rooms = {slot.room for slot in self._slots.values()}
+        self._strays |= self.nurseries.look_after(rooms, self.settings.nursery, self.settings.boot_timeout_s, now_s)
+        for slot in self._slots.values():
+            if slot.room in self.nurseries.fresh:
+                slot.pool.look()  # it waits for just this one
+            elif slot.room != self._home and not slot.living() and self.nurseries.bad(slot.room, now_s):
+                slot.move(self._home, now_s)
+        self.nurseries.fresh.clear()
         self._retry(now_s)
-        if deaths or self._strays:
+        self._gather(now_s)
+        if self._strays:
             self._strays = self.end_strays() > 0  # until a round finds none: what was killed may take a moment to go
         return exits
 
-    def _on_event(self, event: Answered | Launched | Unbuilt, now_s: float) -> list[Exit]:
-        if self._slots.get(event.slot.id) is not event.slot:
+    def _gather(self, now_s: float) -> None:
+        """Bring slots that have long been idle together in one room: a nursery for each of them is one too many."""
+        if any(slot.phase is not SlotPhase.IDLE for slot in self._slots.values()):
+            self._worked_s = now_s
+        if now_s - self._worked_s <= REST_S:
+            return
+        rooms = [slot.room for slot in sorted(self._slots.values(), key=lambda slot: slot.room_since_s)]
+        latest = next((room for room in reversed(rooms) if not room.apart), self._home)
+        lonely = next((slot for slot in self._slots.values() if slot.room != latest), None)
+        if lonely is not None:
+            self.renew(lonely.id, latest)
+
+    def _look_at_death(self, slot: Slot, now_s: float) -> None:
+        process = slot.process
+        if process is None or process.exit_code() is None:
+            return
+        slot.on_death(now_s)
+        if process.orphaned:
+            self._strays = True
+        if process.survivors:
+            log.warning("processes of a worker did not end", worker=process.id.pid, processes=process.survivors)
+
+    def _look_after(self, slot: Slot, now_s: float) -> None:
+        """Repair what is wrong with a slot, or throw it away."""
+        if slot.phase is SlotPhase.IDLE:
+            self._refused.pop(slot.id, None)
+            self.nurseries.well(slot.room)
+        limit_s = self.settings.boot_timeout_s
+        if slot.boot_since_s is not None and now_s - slot.boot_since_s > limit_s and slot.phase is SlotPhase.BOOTING:
+            # The worker may hang, or the pool's threads: somebody may have written into its pipe.
+            slot.trouble = slot.stumbled = f"its worker did not boot within boot_timeout ({limit_s:g} s)"
+        if slot.stumbled:
+            self._stumbled(slot, now_s)
+        if slot.phase is SlotPhase.BUSY:
+            return
+        if slot.trouble:
+            self._replace(slot, now_s)
+        elif slot.id >= self._target:
+            self.reaper.add(self._slots.pop(slot.id))  # too many since a `resize`
+            self._moved = True
+
+    def _stumbled(self, slot: Slot, now_s: float) -> None:
+        """A worker did not come up: its room has to wait, and its slot goes home; at home, it waits itself."""
+        why, slot.stumbled = slot.stumbled, ""
+        self._moved = True
+        if slot.room != self._home:
+            self.nurseries.blame(slot.room, why, now_s)
+            slot.move(self._home, now_s)
+            return
+        pause_s = self._pause(slot, why, now_s)
+        slot.launcher.not_before_s = now_s + pause_s
+        log.warning("a worker did not come up", slot=slot.id, reason=why, again_in_s=pause_s)
+
+    def _pause(self, slot: Slot, why: str, now_s: float) -> float:
+        before_s = self._refused[slot.id][1] if slot.id in self._refused else 0.0
+        pause_s = min(max(before_s * 2, PAUSE_S[0]), PAUSE_S[1])
+        self._refused[slot.id] = (now_s + pause_s, pause_s, why)
+        return pause_s
+
+    def _on_event(self, event: Answered | Launched | Opened | Unbuilt, now_s: float) -> list[Exit]:
+        slot = event.slot
+        if self._slots.get(slot.id) is not slot:
             if isinstance(event, Launched):
-                if event.process.exit_code() is None:
-                    kill.end_tree(event.process.id.pid)
-                event.process.close()
-            return []  # of a slot that was thrown away
+                self.reaper.add(event.process)  # of a slot that was thrown away
+            return []
         match event:
+            case Opened():
+                slot.opened = True
+                slot.greet()
             case Launched():
                 self._moved = True
-                return event.slot.on_launched(event.process, next(self._serials), now_s)
+                return slot.on_launched(event.process, next(self._serials), now_s)
             case Answered():
-                self._moved = self._moved or event.slot.phase is SlotPhase.BOOTING
-                return event.slot.on_answer(event)
+                self._moved = self._moved or slot.phase is SlotPhase.BOOTING
+                return slot.on_answer(event)
             case Unbuilt():
-                before_s = self._refused[event.slot.id][1] if event.slot.id in self._refused else 0.0
-                pause_s = min(max(before_s * 2, REBUILD_S[0]), REBUILD_S[1])
-                self._refused[event.slot.id] = (now_s + pause_s, pause_s, event.error)
-                log.warning("slot cannot be built", slot=event.slot.id, reason=event.error, again_in_s=pause_s)
-                self.reaper.add(self._slots.pop(event.slot.id))
-                return []
+                pause_s = self._pause(slot, event.error, now_s)
+                log.warning("slot cannot be built", slot=slot.id, reason=event.error, again_in_s=pause_s)
+                self.reaper.add(self._slots.pop(slot.id))
+                self._moved = True
+        return []
 
     def _replace(self, slot: Slot, now_s: float) -> None:
         """Throw a slot away and have another built in its place."""
@@ -211,26 +280,11 @@ class Crew:
         del self._slots[slot.id]
         self.reaper.add(slot)
         # A slot that breaks at once, again and again, must not keep the builder busy for ever.
-        pause_s = 0.0
-        if not slot.booted and slot.room != self._home:
-            self._blame_room(slot, now_s)
-        elif not slot.booted:
-            before_s = self._refused[slot.id][1] if slot.id in self._refused else 0.0
-            pause_s = min(max(before_s * 2, REBUILD_S[0]), REBUILD_S[1])
-        self._refused[slot.id] = (now_s + pause_s, pause_s, slot.trouble)
+        pause_s = 0.0 if slot.booted else self._pause(slot, slot.trouble, now_s)
         log.warning("slot replaced", slot=slot.id, reason=slot.trouble, again_in_s=pause_s)
-        self._room = self._home if slot.room in self._bad_rooms else slot.room
-
-    def _blame_room(self, slot: Slot, now_s: float) -> None:
-        """A worker did not start in a run's own room: the slot goes elsewhere, and the room has to wait."""
-        failures = self._bad_rooms[slot.room].failures + 1 if slot.room in self._bad_rooms else 1
-        pause_s = min(ROOM_PAUSE_S[0] * 2.0 ** (failures - 1), ROOM_PAUSE_S[1])
-        if len(self._bad_rooms) >= ROOMS_MAX:
-            del self._bad_rooms[next(iter(self._bad_rooms))]
-        self._bad_rooms[slot.room] = BadRoom(failures, now_s + pause_s, slot.trouble)
 
     def bad_rooms(self, now_s: float) -> Mapping[Room, str]:
-        return {room: bad.reason for room, bad in self._bad_rooms.items() if bad.until_s > now_s}
+        return self.nurseries.bad_rooms(now_s)
 
     def _retry(self, now_s: float) -> None:
         for slot_id in range(self._target):
@@ -239,17 +293,33 @@ class Crew:
 
     def _build(self, slot_id: int, now_s: float) -> None:
         launcher = Launcher(
-            self._places, self.registry, self._room, self.settings.preload, lambda process: None, self.settings.environ
+            places=self._places,
+            registry=self.registry,
+            room=self._home,
+            nursery=self.nurseries.get,
+            nofile=self.settings.nofile,
+            launched=lambda process: None,
+            group=self.groups.make(f"slot-{slot_id}-{self.registry.number()}"),
         )
         slot = self._slots[slot_id] = Slot(slot_id, launcher, self.put, now_s)
-        self.builder.add(slot, self)
+        self._moved = True
+
+        def open_slot() -> None:
+            try:
+                slot.open()
+            except Exception as error:  # refused a thread, a process, a descriptor; or a defect, of this slot alone
+                self.put(Unbuilt(slot, f"{type(error).__name__}: {error}"))
+            else:
+                self.put(Opened(slot))
+
+        self.builder.add(open_slot)
 
     def slots(self) -> Sequence[SlotView]:
-        return [slot.view() for slot in self._slots.values()]
+        return [slot.view(self._now_s) for slot in self._slots.values()]
 
     def slot(self, slot_id: int) -> SlotView | None:
         slot = self._slots.get(slot_id)
-        return slot.view() if slot else None
+        return slot.view(self._now_s) if slot else None
 
     def moved(self) -> bool:
         moved, self._moved = self._moved, False
@@ -257,12 +327,19 @@ class Crew:
 
     def status(self) -> Sequence[SlotStatus]:
         return [
-            SlotStatus(slot.view(), slot.process.id.pid if slot.process else None, max(slot.renewed, 0), slot.trouble)
+            SlotStatus(
+                view=slot.view(self._now_s),
+                worker_pid=slot.process.id.pid if slot.process else None,
+                renewed=max(slot.renewed, 0),
+                trouble=slot.trouble,
+                progress=slot.progress(),
+            )
             for slot in self._slots.values()
         ]
 
     def trouble(self) -> str:
-        return next((why for slot_id, (_, _, why) in self._refused.items()), "")
+        refused = next((slot.launcher.refused for slot in self._slots.values() if slot.launcher.refused), "")
+        return refused or next((why for slot_id, (_, _, why) in self._refused.items()), "")
 
     def worker(self, slot_id: int) -> WorkerId | None:
         process = self._slots[slot_id].process
@@ -276,22 +353,40 @@ class Crew:
             slot.send(requests)
         except SlotBroken:
             self._exits += [Exit(slot_id, request.serial, None, requeue=True) for request in requests]
-            os.eventfd_write(self._wake, 1)
+            self._woken()
 
     def called(self, slot_id: int, serial: int) -> float | None:
         slot = self._slots.get(slot_id)
         return slot.called(serial) if slot else None
+
+    def sample(self, slot_id: int, serial: int, memory_limit: int | None) -> Sample | None:
+        slot = self._slots.get(slot_id)
+        return slot.sample(serial, memory_limit) if slot else None
+
+    def ask_stacks(self, slot_id: int, serial: int) -> None:
+        slot = self._slots.get(slot_id)
+        if slot is not None:
+            slot.ask_stacks(serial)
+
+    def take_back(self, slot_id: int) -> None:
+        slot = self._slots.get(slot_id)
+        if slot is not None and (taken := slot.take_back()):
+            self._exits += taken
+            self._woken()
 
     def end(self, slot_id: int, serial: int) -> None:
         slot = self._slots.get(slot_id)
         if slot is not None:
             slot.end(serial)
 
+    def distrust(self) -> None:
+        for slot in self._slots.values():
+            slot.distrust()
+
     def renew(self, slot_id: int, room: Room) -> None:
-        slot = self._slots[slot_id]
-        with suppress(SlotBroken):  # noted in its trouble; the slot is replaced at the next poll
-            slot.renew(room, next(self._serials), time.monotonic())
-        self._room = room
+        self.nurseries.renew(room)
+        self._slots[slot_id].renew(room, self._now_s)
+        self._moved = True
 
     def resize(self, width: int, now_s: float) -> None:
         self._target = width + 1
@@ -309,10 +404,27 @@ class Crew:
         for slot in self._slots.values():
             self.reaper.add(slot)
         self._slots.clear()
+        self.nurseries.close()
         self.builder.stop()
         self.reaper.stop()
 
+    def wait(self, timeout_s: float) -> bool:
+        """After `close`, and when the builder and the reaper have ended: wait for what they have left to go."""
+        until_s = time.monotonic() + timeout_s
+        while not (self.nurseries.gone() and self.end_strays() == 0):
+            if time.monotonic() > until_s:
+                return False
+            time.sleep(0.005)
+        self.groups.close()
+        return True
+
+    def renew_all(self) -> None:
+        """Have every worker started anew, as it comes free: what nurseries are made with has changed."""
+        self.nurseries.forget()
+        for slot in self._slots.values():
+            slot.recycle("the settings have changed")
+
     def end_strays(self) -> int:
-        """Kill children of battd that are none of its workers: what a dead worker left behind."""
+        """Kill children of battd that are none of its nurseries: what a dead one left behind."""
         with self.registry.lock:
             return kill.end_strays(self.registry.pids())

@@ -1,20 +1,21 @@
-"""Ends a process with everything below it.
+"""Ends a worker with everything below it, and tells what the tree had used.
 
 Stopped first, so that nothing forks while the tree is walked; descendants before the worker, so that what escaped its
-parent is still found below its subreaper. The walk is repeated until it finds nothing new.
+parent is still found below its subreaper. Where the worker has a control group, that ends what the walk has missed.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from batt_supervisor.pool import proc
+from batt_supervisor.pool.group import Group
+from worker import family
+from worker.family import end_tree
 
-ROUNDS = 100
-"""A fork bomb is stopped faster than it forks, but no loop here is unbounded."""
+__all__ = ["Usage", "end", "end_if_same", "end_strays", "end_tree"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,41 +24,36 @@ class Usage:
 
     Attributes:
         cpu_s: CPU seconds of all its processes, from their start.
+        waited_s: Seconds for which its busiest thread was ready to run and had no CPU.
         peak_memory_bytes: Sum of each process's largest resident set.
+        threads: Threads and processes that it had then.
     """
 
     cpu_s: float
+    waited_s: float
     peak_memory_bytes: int
-    processes: int
+    threads: int
 
 
-def end_tree(root: int) -> Usage:
-    """Kill a process and all its descendants with SIGKILL; what they had used until then."""
-    _signal(root, signal.SIGSTOP)
-    seen: set[int] = set()
-    for _ in range(ROUNDS):
-        fresh = [pid for pid in proc.descendants(root) if pid not in seen]
-        if not fresh:
-            break
-        for pid in fresh:
-            _signal(pid, signal.SIGSTOP)
-        seen.update(fresh)
-    usage = _usage([root, *seen])
-    for pid in seen:
-        _signal(pid, signal.SIGKILL)
-    _signal(root, signal.SIGKILL)
+def end(root: int, group: Group | None) -> Usage:
+    """Kill a worker and all its descendants with SIGKILL; what they had used until then."""
+    frozen = family.freeze(root)
+    usage = _usage(frozen)
+    family.finish(frozen)
+    if group is not None and any(pid not in frozen for pid in group.members()):
+        group.kill()
     return usage
 
 
 def end_strays(known: Iterable[int]) -> int:
-    """Kill and reap children of this process that are none of its workers; how many there were.
+    """Kill and reap children of this process that are none of `known`; how many there were.
 
-    battd is a subreaper, so what a dead worker leaves behind becomes its child.
+    battd is a subreaper, so what a dead nursery leaves behind becomes its child.
     """
-    workers = set(known)
+    known = set(known)
     ended = 0
     for pid in proc.children(os.getpid()):
-        if pid in workers:
+        if pid in known:
             continue
         ended += 1
         found = proc.stat(pid)
@@ -80,18 +76,13 @@ def end_if_same(pid: int, started: int) -> bool:
 
 
 def _usage(pids: Iterable[int]) -> Usage:
-    cpu_s, peak, count = 0.0, 0, 0
+    cpu_s, peak, threads = 0.0, 0, 0
+    busiest = (0.0, 0.0)
     for pid in pids:
         found = proc.stat(pid)
         if found is not None:
             cpu_s += found.cpu_s
+            threads += found.threads
             peak += proc.peak_memory_bytes(pid) or 0
-            count += 1
-    return Usage(cpu_s, peak, count)
-
-
-def _signal(pid: int, number: signal.Signals) -> None:
-    try:
-        os.kill(pid, number)
-    except (ProcessLookupError, PermissionError):
-        return  # gone, or set-uid by now; the caller sees survivors in the next round
+            busiest = max([busiest, *proc.waited(pid)], key=sum)
+    return Usage(cpu_s, busiest[1], peak, threads)

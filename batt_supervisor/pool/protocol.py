@@ -6,8 +6,10 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from batt_supervisor.core.limits import Sample
 from batt_supervisor.core.model import Room, WorkerId
 from batt_supervisor.core.world import SlotView
+from batt_supervisor.pool.group import QUIET, Events
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,10 +19,16 @@ class Request:
     Attributes:
         serial: A number no other request of this battd has; reports carry it back.
         body: The request `worker.entry` understands.
+        memory_limit: Bytes that its process tree may have, for the kernel to enforce where it can; None for no limit.
+        thread_limit: Threads and processes, likewise.
+        output_limit: Bytes of its output that are kept when it is ended; None for all.
     """
 
     serial: int
     body: dict[str, Any]
+    memory_limit: int | None = None
+    thread_limit: int | None = None
+    output_limit: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +44,13 @@ class Exit:
             report: nothing of it has happened.
         requeue: It was sent in a pack that ended before its turn, or to a slot that took nothing: it may be sent again.
         broken: Why the slot, not the task, ended it; empty otherwise.
-        cpu_s: CPU seconds of the attempt's whole tree, when it was ended from outside.
+        failed: Why its worker could not go on after what the task had done to it; empty otherwise.
+        together: Its worker's nursery died, and with it whatever else that had forked.
+        cpu_s: CPU seconds of the attempt's whole tree, when it was ended from outside, as are the next three.
+        waited_s: Seconds for which its busiest thread was ready to run and had no CPU.
+        peak_memory_bytes: Sum of the largest resident sets of its processes.
+        peak_threads: Threads and processes that it had then.
+        pressed: What the kernel did to its control group meanwhile.
         worker: The worker that had it; None where the slot had none.
         log_from: First byte of the worker's log that is this attempt's; it ends before `log_to`.
     """
@@ -50,8 +64,13 @@ class Exit:
     begun: bool = True
     requeue: bool = False
     broken: str = ""
+    failed: str = ""
+    together: bool = False
     cpu_s: float | None = None
+    waited_s: float | None = None
     peak_memory_bytes: int | None = None
+    peak_threads: int | None = None
+    pressed: Events = QUIET
     worker: WorkerId | None = None
     log_from: int = 0
     log_to: int = 0
@@ -65,6 +84,7 @@ class SlotStatus:
     worker_pid: int | None
     renewed: int
     trouble: str
+    progress: tuple[float, float] | None = None  # (done, total), where its task has said so
 
 
 class Pool(Protocol):
@@ -109,8 +129,23 @@ class Pool(Protocol):
     def called(self, slot_id: int, serial: int) -> float | None:
         """When the attempt's function was called, on the monotonic clock; None: not yet."""
 
+    def sample(self, slot_id: int, serial: int, memory_limit: int | None) -> Sample | None:
+        """What the slot's current attempt uses now; None: it is another one by now, or has ended.
+
+        Memory is exact above `memory_limit`, and too much below it; see `usage.measure`.
+        """
+
+    def ask_stacks(self, slot_id: int, serial: int) -> None:
+        """Have the stacks of all threads of the attempt's worker written into its log."""
+
+    def take_back(self, slot_id: int) -> None:
+        """Take from a slot what it has not begun of a pack; each of these gets an Exit with `requeue`."""
+
     def end(self, slot_id: int, serial: int) -> None:
         """Kill the attempt's process tree; its Exit follows."""
+
+    def distrust(self) -> None:
+        """A run has come: whatever workers have loaded is compared with the disk before it is used again."""
 
     def renew(self, slot_id: int, room: Room) -> None:
         """Give an idle slot a new worker, in `room`."""

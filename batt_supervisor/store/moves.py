@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 from batt_supervisor.core.lifecycle import SETTLED, TRANSITIONS, Event, State, advance
-from batt_supervisor.core.model import Claim, Ending, Outcome, WorkerId
+from batt_supervisor.core.model import Claim, Ending, Outcome, Tries, WorkerId
 from batt_supervisor.core.retry import Verdict
 from batt_supervisor.core.world import Closing
 from batt_supervisor.errors import Refused
+from batt_supervisor.store.tries import COLUMNS, of_row
 from batt_supervisor.store.writer import Transaction
 
 CHUNK: Final = 2_000
@@ -37,6 +38,15 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
+class Claimed:
+    """What its row says of a task that was claimed: arguments as JSON text, what it has behind it, place in its run."""
+
+    args: str
+    tries: Tries
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
 class Settlement:
     """The end of an attempt, and what becomes of its task."""
 
@@ -50,17 +60,18 @@ class Settlement:
 # up around every statement, and a writer that has to win it back for every row would be the slowest part of battd.
 
 
-def claim(tx: Transaction, wanted: Sequence[Wanted]) -> dict[int, str]:
+def claim(tx: Transaction, wanted: Sequence[Wanted]) -> dict[int, Claimed]:
     """Make queued tasks these attempts', before any worker hears of them.
 
     Returns:
-        For each task that was claimed, by id, its arguments. A task that is no longer queued, or has had another
-        attempt since, is not in it, and nothing of it was changed.
+        What was claimed, by the task's id. A task that is no longer queued, or has had another attempt since, is not
+        in it, and nothing of it was changed.
     """
     keys = json.dumps([(want.task_id, want.attempt) for want in wanted])
     rows = json.loads(
         tx.db.execute(
-            "SELECT json_group_array(json_array(t.id, t.run_id, t.stage, t.args)) FROM json_each(?) j "
+            f"SELECT json_group_array(json_array(t.id, t.run_id, t.stage, t.args, t.idx, {COLUMNS})) "
+            "FROM json_each(?) j "
             "JOIN tasks t ON t.id = j.value ->> 0 AND t.attempt = j.value ->> 1 AND t.state = 'queued'",
             (keys,),
         ).fetchone()[0]
@@ -70,7 +81,7 @@ def claim(tx: Transaction, wanted: Sequence[Wanted]) -> dict[int, str]:
         "WHERE tasks.id = j.value ->> 0 AND tasks.attempt = j.value ->> 1 AND tasks.state = ?",
         (advance(State.QUEUED, Event.CLAIM), tx.now_ms, keys, State.QUEUED),
     )
-    claimed = {row[0]: row[3] for row in rows}
+    claimed = {row[0]: Claimed(row[3], of_row(row[5:]), row[4]) for row in rows}
     attempts = [
         (
             want.task_id,
@@ -85,7 +96,7 @@ def claim(tx: Transaction, wanted: Sequence[Wanted]) -> dict[int, str]:
         "SELECT value ->> 0, value ->> 1, ?, value ->> 2, value ->> 3, value ->> 4 FROM json_each(?)",
         (tx.now_ms, json.dumps(attempts)),
     )
-    for _, run_id, stage, _ in rows:
+    for _, run_id, stage, *_ in rows:
         tx.tally(run_id, stage, State.QUEUED, None, -1)
         tx.tally(run_id, stage, State.RUNNING, None, 1)
     return claimed
@@ -125,6 +136,7 @@ def settle(tx: Transaction, settlements: Sequence[Settlement]) -> dict[Claim, St
             (
                 one.claim.task_id, one.claim.attempt, was, now_is, due_ms,
                 tries.charged, tries.resource, tries.uncharged, outcome, reason, tx.next_settled() if settled else None,
+                tries.starved, tries.crashes, tries.suspect,
             )
         )  # fmt: skip
         ends.append((one.claim.task_id, one.claim.attempt, reason, *_end(one)))
@@ -142,7 +154,7 @@ def _end(one: Settlement) -> tuple[object, ...]:
     error = json.dumps({key: _text(text) for key, text in asdict(ending.error).items()}) if ending.error else None
     return (
         ending.outcome, ending.wall_s, ending.cpu_s, ending.peak_memory_bytes, ending.exit_code, ending.signal, error,
-        *where,
+        ending.peak_threads, *where,
     )  # fmt: skip
 
 
@@ -160,16 +172,17 @@ def _write_settled(
     tx.db.execute(
         "UPDATE tasks SET state = j.value ->> 3, moved_at_ms = ?, run_at_ms = j.value ->> 4, charged = j.value ->> 5, "
         "resource = j.value ->> 6, uncharged = j.value ->> 7, outcome = j.value ->> 8, reason = j.value ->> 9, "
-        "settled_seq = j.value ->> 10 FROM json_each(?) j "
+        "settled_seq = j.value ->> 10, starved = j.value ->> 11, crashes = j.value ->> 12, suspect = j.value ->> 13 "
+        "FROM json_each(?) j "
         "WHERE tasks.id = j.value ->> 0 AND tasks.attempt = j.value ->> 1 AND tasks.state = j.value ->> 2",
         (tx.now_ms, json.dumps(moves)),
     )
     tx.db.execute(
         "UPDATE attempts SET ended_at_ms = ?, reason = j.value ->> 2, outcome = j.value ->> 3, wall_s = j.value ->> 4, "
         "cpu_s = j.value ->> 5, peak_memory_bytes = j.value ->> 6, exit_code = j.value ->> 7, signal = j.value ->> 8, "
-        "error = j.value ->> 9, worker_pid = coalesce(j.value ->> 10, worker_pid), "
-        "worker_started = coalesce(j.value ->> 11, worker_started), log = coalesce(j.value ->> 12, log), "
-        "log_from = j.value ->> 13, log_to = j.value ->> 14 FROM json_each(?) j "
+        "error = j.value ->> 9, peak_threads = j.value ->> 10, worker_pid = coalesce(j.value ->> 11, worker_pid), "
+        "worker_started = coalesce(j.value ->> 12, worker_started), log = coalesce(j.value ->> 13, log), "
+        "log_from = j.value ->> 14, log_to = j.value ->> 15 FROM json_each(?) j "
         "WHERE attempts.task_id = j.value ->> 0 AND attempts.number = j.value ->> 1",
         (tx.now_ms, json.dumps(ends)),
     )
@@ -191,7 +204,12 @@ def release(tx: Transaction, run_id: int, stage: int) -> int:
 
 
 def ask_close(tx: Transaction, run_id: int, why: Closing) -> int:
-    """Let nothing more of a run start; how many of its tasks were open. `close_some` does the rest."""
+    """Let nothing more of a run start; how many of its tasks were open. `close_some` does the rest.
+
+    A deadline that has not passed closes nothing: a retry may have moved it since somebody saw that it had.
+    """
+    if why is Closing.DEADLINE and not _overdue(tx, run_id):
+        return 0
     open_tasks = tx.open_tasks(run_id)
     if open_tasks:
         tx.db.execute(
@@ -202,13 +220,19 @@ def ask_close(tx: Transaction, run_id: int, why: Closing) -> int:
     return open_tasks
 
 
+def _overdue(tx: Transaction, run_id: int) -> bool:
+    due = "SELECT 1 FROM runs WHERE id = ? AND deadline_at_ms IS NOT NULL AND deadline_at_ms <= ?"
+    return tx.db.execute(due, (run_id, tx.now_ms)).fetchone() is not None
+
+
 def close_some(tx: Transaction, run_id: int, why: Closing) -> int:
     """Cancel tasks of a closing run that have not started; how many. Zero: done."""
     reason = "the run's deadline passed before it started" if why is Closing.DEADLINE else "cancelled"
-    # The row is the fence: a run that was opened again in the meantime is closed no further.
-    closing = "EXISTS (SELECT 1 FROM runs WHERE id = tasks.run_id AND closing IS NOT NULL)"
+    # The row is the fence: a run that was opened again in the meantime, or is closed for another reason by now, is
+    # closed no further for this one.
+    closing = "EXISTS (SELECT 1 FROM runs WHERE id = tasks.run_id AND closing = ?)"
     where = f"run_id = ? AND state IN ('queued', 'scheduled', 'waiting') AND {closing}"
-    return _bulk(tx, Event.CANCEL, where, (run_id,), reason)[0]
+    return _bulk(tx, Event.CANCEL, where, (run_id, why), reason)[0]
 
 
 def stop_task(tx: Transaction, task_id: int) -> State:
@@ -294,7 +318,8 @@ def _move_one(tx: Transaction, task_id: int, was: State, now_is: State, reason: 
     elif was in SETTLED:
         tx.db.execute(
             "UPDATE tasks SET state = ?, moved_at_ms = ?, outcome = NULL, reason = NULL, settled_seq = NULL, "
-            "charged = 0, resource = 0, uncharged = 0 WHERE id = ? AND state = ?",
+            "charged = 0, resource = 0, uncharged = 0, starved = 0, crashes = 0, suspect = 0 "
+            "WHERE id = ? AND state = ?",
             (now_is, tx.now_ms, task_id, was),
         )
     else:

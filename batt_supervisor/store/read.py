@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from batt_supervisor.core.lifecycle import State
-from batt_supervisor.core.model import Claim, Head, Limits, LiveAttempt, Room, Tries, Work, WorkerId
+from batt_supervisor.core.model import Claim, Head, Limits, LiveAttempt, Room, Work, WorkerId
 from batt_supervisor.core.world import Closing
 from batt_supervisor.errors import StoreUnavailable
+from batt_supervisor.store import tries
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,8 @@ class RunRow:
     closing: Closing | None
     deadline_cut: bool
     ended_at_ms: int | None
+    python: str = ""
+    seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,7 @@ class AttemptRow:
     wall_s: float | None
     cpu_s: float | None
     peak_memory_bytes: int | None
+    peak_threads: int | None
     exit_code: int | None
     signal: str | None
     error: str | None
@@ -100,7 +104,7 @@ INT_MAX: Final = 2**63 - 1
 
 _RUN: Final = (
     "SELECT id, name, cwd, env, task_count, created_at_ms, sealed_at_ms, deadline_at_ms, closing, deadline_cut, "
-    "ended_at_ms FROM runs "
+    "ended_at_ms, python, seed FROM runs "
 )
 
 _TASK: Final = (
@@ -160,10 +164,11 @@ class Reader:
         return [_run(r) for r in self._all(_RUN + "WHERE ended_at_ms IS NULL AND sealed_at_ms IS NOT NULL ORDER BY id")]
 
     def stages(self, run: RunRow) -> list[StageRow]:
-        room = Room(run.cwd, tuple(sorted(run.env.items())))
+        room = Room(run.cwd, tuple(sorted(run.env.items())), run.python)
         rows = self._all(
-            "SELECT number, name, function, command, shell, timeout_s, soft_timeout_s, max_attempts, retry_delay_s, "
-            "after FROM stages WHERE run_id = ? ORDER BY number",
+            "SELECT number, name, after, function, command, shell, allow_children, timeout_s, soft_timeout_s, "
+            "max_attempts, retry_delay_s, cpu_limit_s, stall_timeout_s, memory_limit_bytes, thread_limit, "
+            "output_limit_bytes FROM stages WHERE run_id = ? ORDER BY number",
             (run.id,),
         )
         return [
@@ -172,12 +177,14 @@ class Reader:
                 row[1],
                 Work(
                     room=room,
-                    limits=Limits(row[5], row[6], row[7], row[8]),
-                    function=row[2],
-                    command=tuple(json.loads(row[3])) if row[3] else (),
-                    shell=bool(row[4]),
+                    limits=Limits(*row[7:]),
+                    function=row[3],
+                    command=tuple(json.loads(row[4])) if row[4] else (),
+                    shell=bool(row[5]),
+                    allow_children=bool(row[6]),
+                    seed=run.seed,
                 ),
-                tuple(json.loads(row[9])),
+                tuple(json.loads(row[2])),
             )
             for row in rows
         ]
@@ -199,11 +206,11 @@ class Reader:
     def heads(self, run_id: int, limit: int) -> list[Head]:
         """The first queued tasks of a run."""
         rows = self._all(
-            "SELECT id, stage, attempt, charged, resource, uncharged, moved_at_ms FROM tasks "
+            f"SELECT id, stage, attempt, moved_at_ms, idx, {tries.COLUMNS} FROM tasks t "
             "WHERE run_id = ? AND state = 'queued' ORDER BY idx LIMIT ?",
             (run_id, limit),
         )
-        return [Head(row[0], run_id, row[1], row[2], Tries(*row[3:6]), row[6]) for row in rows]
+        return [Head(row[0], run_id, row[1], row[2], tries.of_row(row[5:]), row[3], row[4]) for row in rows]
 
     def next_due_ms(self) -> int | None:
         """When the first scheduled task may be queued."""
@@ -213,18 +220,18 @@ class Reader:
     def live(self) -> list[tuple[LiveAttempt, int]]:
         """Every attempt held as running or stopping, with the number of its stage."""
         rows = self._all(
-            "SELECT t.id, t.attempt, t.run_id, t.state, t.charged, t.resource, t.uncharged, a.worker_pid, "
-            "a.worker_started, a.log, t.stage FROM tasks t "
+            "SELECT t.id, t.attempt, t.run_id, t.state, a.worker_pid, a.worker_started, a.log, t.stage, "
+            f"{tries.COLUMNS} FROM tasks t "
             "JOIN attempts a ON a.task_id = t.id AND a.number = t.attempt "
             "WHERE t.state IN ('running', 'stopping')"
         )
         return [
             (
                 LiveAttempt(
-                    Claim(row[0], row[1]), row[2], State(row[3]), Tries(*row[4:7]),
-                    WorkerId(row[7], row[8], row[9] or "") if row[7] is not None else None,
+                    Claim(row[0], row[1]), row[2], State(row[3]), tries.of_row(row[8:]),
+                    WorkerId(row[4], row[5], row[6] or "") if row[4] is not None else None,
                 ),
-                row[10],
+                row[7],
             )
             for row in rows
         ]  # fmt: skip
@@ -253,8 +260,9 @@ class Reader:
 
     def attempts(self, task_id: int) -> list[AttemptRow]:
         rows = self._all(
-            "SELECT number, claimed_at_ms, ended_at_ms, outcome, reason, wall_s, cpu_s, peak_memory_bytes, exit_code, "
-            "signal, error, worker_pid, log, log_from, log_to FROM attempts WHERE task_id = ? ORDER BY number",
+            "SELECT number, claimed_at_ms, ended_at_ms, outcome, reason, wall_s, cpu_s, peak_memory_bytes, "
+            "peak_threads, exit_code, signal, error, worker_pid, log, log_from, log_to FROM attempts "
+            "WHERE task_id = ? ORDER BY number",
             (task_id,),
         )
         return [AttemptRow(*row) for row in rows]
@@ -265,9 +273,9 @@ class Reader:
 
 
 def _run(row: tuple[Any, ...]) -> RunRow:
-    run_id, name, cwd, env, count, created, sealed, deadline, closing, cut, ended = row
+    run_id, name, cwd, env, count, created, sealed, deadline, closing, cut, *rest = row
     closed = Closing(closing) if closing else None
-    return RunRow(run_id, name, cwd, json.loads(env), count, created, sealed, deadline, closed, bool(cut), ended)
+    return RunRow(run_id, name, cwd, json.loads(env), count, created, sealed, deadline, closed, bool(cut), *rest)
 
 
 def _task(row: tuple[Any, ...]) -> TaskRow:

@@ -36,6 +36,8 @@ class NewRun:
     env: dict[str, str]
     deadline_s: float | None
     stages: tuple[NewStage, ...]
+    python: str = ""
+    seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +68,20 @@ def create_run(tx: Transaction, run: NewRun) -> RunRow:
         if found:
             return RunRow(found[0], found[1], bool(found[2]), existing=True)
     run_id = tx.db.execute(
-        "INSERT INTO runs (name, submit_key, cwd, env, created_at_ms, deadline_s) VALUES (?, ?, ?, ?, ?, ?)",
-        (run.name, run.key, run.cwd, json.dumps(run.env), tx.now_ms, run.deadline_s),
+        "INSERT INTO runs (name, submit_key, cwd, env, created_at_ms, deadline_s, python, seed) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (run.name, run.key, run.cwd, json.dumps(run.env), tx.now_ms, run.deadline_s, run.python, run.seed),
     ).lastrowid
     assert run_id is not None
     for number, stage in enumerate(run.stages):
         work, limits = stage.work, stage.work.limits
         tx.db.execute(
-            "INSERT INTO stages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO stages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 run_id, number, stage.name, work.function, json.dumps(work.command) if work.command else None,
                 work.shell, limits.timeout_s, limits.soft_timeout_s, limits.max_attempts, limits.retry_delay_s,
-                json.dumps(stage.after),
+                json.dumps(stage.after), limits.cpu_limit_s, limits.stall_timeout_s, limits.memory_limit_bytes,
+                limits.thread_limit, limits.output_limit_bytes, work.allow_children,
             ),
         )  # fmt: skip
     return RunRow(run_id, 0, sealed=False, existing=False)

@@ -9,8 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from batt_supervisor.api.accept import check_function, new_run
+from batt_supervisor.api import functions
+from batt_supervisor.api.accept import new_run
+from batt_supervisor.api.functions import check_function
+from batt_supervisor.api.interpreter import search_of
 from batt_supervisor.config import Settings
 from batt_supervisor.errors import BadInput, NotAllowed
 from batt_supervisor.wire import RunSpec
@@ -52,7 +56,7 @@ def nothing_is_executed(tmp_path: Path) -> Iterator[None]:
 def told(path: str, place: Path) -> str:
     """Why a function is refused; empty when it is taken."""
     try:
-        check_function(path, [str(place), *sys.path])
+        check_function(path, search_of("", (str(place),)))
     except BadInput as error:
         return str(error)
     return ""
@@ -202,7 +206,7 @@ def test_a_module_written_a_moment_ago_is_found(place: Path) -> None:
 
 
 def test_places_that_are_not_there_are_no_trouble(place: Path) -> None:
-    check_function("animals:feed", ["/no/such/place", "", str(place / "animals.py"), str(place)])
+    check_function("animals:feed", search_of("", ("/no/such/place", "", str(place / "animals.py"), str(place))))
 
 
 # Whole submissions
@@ -381,11 +385,147 @@ def test_what_is_not_allowed_is_not_even_looked_for(place: Path) -> None:
             [{"name": "score"}, {"name": "b", "after": ("scores",)}],
             "stage 'b': 'after' names no earlier stage: 'scores'; did you mean 'score'?",
         ),
-        ([{"name": "a", "soft_timeout_s": 10.0}], "soft_timeout (10 s) must be shorter than timeout (10 s)"),
+        ([{"name": "a", "stall_timeout_s": 10.0}], "stall_timeout (10 s) must be shorter than timeout (10 s)"),
+        ([{"name": "a", "memory_limit_bytes": 1}], "memory_limit: 1 B is less than a worker itself takes"),
     ],
 )
 def test_stages_must_make_sense_together(place: Path, stages: list[dict[str, Any]], sentence: str) -> None:
     assert refused(spec(place, *[{"command": ("ls",), **stage} for stage in stages])).startswith(sentence)
+
+
+def test_a_soft_timeout_is_shorter_than_the_timeout_it_comes_before(place: Path) -> None:
+    stage = {"function": "animals:feed", "soft_timeout_s": 10.0}
+    assert refused(spec(place, stage)) == "soft_timeout (10 s) must be shorter than timeout (10 s)"
+
+
+def test_a_command_has_no_soft_timeout(place: Path) -> None:
+    with pytest.raises(ValidationError, match="'soft_timeout' is for functions"):
+        spec(place, {"command": ("ls",), "soft_timeout_s": 1.0})
+
+
+def test_limits_seed_and_children_are_what_was_asked_for(place: Path) -> None:
+    limits = {
+        "cpu_limit_s": 3.0, "stall_timeout_s": 0.0, "memory_limit_bytes": 1 << 30, "thread_limit": 0,
+        "output_limit_bytes": 5,
+    }  # fmt: skip
+    settings = SETTINGS.model_copy(update={"stall_timeout": 4.0})
+    run = new_run(spec(place, {"function": "animals:feed", "allow_children": True, **limits}, seed=7), settings, {})
+    work = run.stages[0].work
+    assert (work.limits.cpu_limit_s, work.limits.stall_timeout_s, work.limits.memory_limit_bytes) == (
+        3.0,
+        None,
+        1 << 30,
+    )
+    assert (work.limits.thread_limit, work.limits.output_limit_bytes) == (None, 5)
+    assert (work.allow_children, work.seed, run.seed) == (True, 7, 7)
+
+
+# Another interpreter
+
+
+@pytest.fixture
+def venv(tmp_path: Path) -> Path:
+    """What of an environment counts here: a link to an interpreter, a note beside it, a package."""
+    prefix = tmp_path / "venv"
+    packages = prefix / "lib" / f"python3.{sys.version_info.minor}" / "site-packages"
+    packages.mkdir(parents=True)
+    (prefix / "bin").mkdir()
+    (prefix / "bin" / "python").symlink_to(sys.executable)
+    (prefix / "pyvenv.cfg").write_text("home = /usr/bin\ninclude-system-site-packages = false\n")
+    (packages / "made.py").write_text("def work(): ...\n")
+    return prefix
+
+
+def told_of(path: str, venv: Path, first: Path | str = "/nowhere") -> str:
+    try:
+        check_function(path, search_of(str(venv / "bin/python"), (str(first),)))
+    except BadInput as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("path", "sentence"),
+    [
+        ("made:work", ""),
+        ("animals:feed", ""),  # of the run's own directory
+        ("json:dumps", ""),
+        ("math:sqrt", ""),
+        ("_socket:socket", ""),
+        ("worker.arc.tasks:score", ""),  # every worker holds it
+        ("made:wrok", "function 'made:wrok': module 'made' has no 'wrok'; did you mean 'work'?"),
+        ("mad:work", "function 'mad:work': no module 'mad' from"),
+        ("pydantic:BaseModel", "function 'pydantic:BaseModel': no module 'pydantic' from"),  # battd's, not this one's
+        ("worker.no_such:f", "function 'worker.no_such:f': no module 'no_such' in package 'worker'"),
+    ],
+)
+def test_functions_are_looked_for_where_their_interpreter_finds_them(
+    place: Path, venv: Path, path: str, sentence: str
+) -> None:
+    found = told_of(path, venv, place)
+    assert found.startswith(sentence) if sentence else found == ""
+
+
+@pytest.mark.parametrize("config", [None, "include-system-site-packages = true\n", "Include-System-Site-Packages=TRUE"])
+def test_what_an_open_environment_may_find_elsewhere_is_taken_on_trust(venv: Path, config: str | None) -> None:
+    note = venv / "pyvenv.cfg"
+    note.unlink() if config is None else note.write_text(config)
+    assert told_of("numpy_of_the_system.linalg:det", venv) == ""
+    assert "has no 'wrok'" in told_of("made:wrok", venv)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "taken"),
+    [
+        ("mine.pth", "{place}\n", True),
+        ("mine.pth", "# {place}\n\n", False),
+        ("__editable__mine.pth", "import __editable___mine_finder; install()\n", True),
+        ("_virtualenv.pth", "import _virtualenv", False),
+        ("distutils-precedence.pth", "import os; x = 1\n", False),
+        ("mine.txt", "{place}\n", False),
+    ],
+)
+def test_what_an_environment_links_to_is_found(place: Path, venv: Path, name: str, text: str, taken: bool) -> None:
+    packages = next(venv.glob("lib/*/site-packages"))
+    (packages / name).write_text(text.format(place=place))
+    assert (told_of("animals:feed", venv) == "") is taken
+
+
+@pytest.mark.parametrize("python", ["python3", "bin/python", "/no/such/python", "/tmp", "/tmp\0", "/etc/passwd"])
+def test_an_interpreter_is_an_absolute_path_of_an_executable_file(place: Path, python: str) -> None:
+    assert refused(spec(place, python=python)) == f"python: {python!r} is not an absolute path of an executable file"
+
+
+def test_an_interpreter_is_part_of_the_room(place: Path, venv: Path) -> None:
+    python = str(venv / "bin/python")
+    run = new_run(spec(place, {"function": "made:work"}, python=python), SETTINGS, {})
+    assert (run.python, run.stages[0].work.room.python) == (python, python)
+
+
+# Sources that are not read
+
+
+def test_a_source_that_is_too_large_is_taken_on_trust(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / "made.py").write_text("x = 1\n" * 100)
+    assert "has no 'work'" in told("made:work", place)
+    monkeypatch.setattr(functions, "SOURCE_MAX", 599)
+    assert told("made:work", place) == ""
+
+
+@pytest.mark.parametrize("error", [MemoryError, RecursionError])
+def test_what_the_parser_gives_up_on_is_taken_on_trust(
+    place: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    def gives_up(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(functions.ast, "parse", gives_up)
+    assert told("animals:no_such", place) == ""
+
+
+def test_a_source_nested_deeper_than_the_parser_goes_is_taken_on_trust(place: Path) -> None:
+    (place / "made.py").write_text("x = " + "-" * 100_000 + "1\n")
+    assert told("made:work", place) == ""
 
 
 @pytest.mark.parametrize(("name", "whose"), [("worker", "batt-supervisor's"), ("queue", "the standard library's")])

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from batt_supervisor.api import show
+from batt_supervisor.api.answer import Stored
 from batt_supervisor.core.lifecycle import State
 from batt_supervisor.core.model import Limits, Room, Work
-from batt_supervisor.errors import BattError
+from batt_supervisor.errors import NotFound
 from batt_supervisor.store.read import StageRow, TallyRow, TaskRow
 
 STAGE = StageRow(0, "s0", Work(Room("/"), Limits(1.0), function="zoo:f"), ())
@@ -42,16 +43,19 @@ def test_counts_are_kept_by_state_and_those_of_settled_tasks_by_outcome() -> Non
 
 def test_a_result_in_the_row_is_shown() -> None:
     found = show.task_result(task(), STAGE, Path("/nowhere"))
-    assert (found.id, found.run, found.args, found.value, found.reason) == ("t12", "r3", {"a": 1}, [1], None)
+    assert (found.id, found.run, found.reason) == ("t12", "r3", None)
+    assert (found.args, found.value) == (Stored(b'{"a":1}'), Stored(b"[1]"))
 
 
 def test_a_result_in_a_file_is_shown(tmp_path: Path) -> None:
     (tmp_path / "12-1.json").write_text('{"large":true}')
-    assert show.task_result(task(value=None, file="12-1.json"), STAGE, tmp_path).value == {"large": True}
+    found = show.task_result(task(value=None, file="12-1.json"), STAGE, tmp_path)
+    assert found.value == Stored(b'{"large":true}')
+    assert show.size_of(found) == len('{"a":1}{"large":true}')
 
 
 def test_a_result_whose_file_is_gone_is_told_as_such(tmp_path: Path) -> None:
-    with pytest.raises(BattError):
+    with pytest.raises(NotFound, match="the result of task t12 cannot be read: No such file or directory"):
         show.task_result(task(value=None, file="12-1.json"), STAGE, tmp_path)
 
 
@@ -66,4 +70,4 @@ def test_the_last_error_is_shown_unless_the_task_succeeded_in_the_end(state: Sta
 
 
 def test_a_null_result_is_a_result() -> None:
-    assert show.task_result(task(value="null"), STAGE, Path("/nowhere")).value is None
+    assert show.task_result(task(value="null"), STAGE, Path("/nowhere")).value == Stored(b"null")

@@ -10,6 +10,10 @@ import pytest
 
 from worker.guard import SoftTimeout, call_with_timeout
 
+# An exception that comes at any moment may come in somebody's finalizer, or in a callback of the garbage collector,
+# where it can go nowhere. That is told as a warning, and is nobody's failure: it is raised again a little later.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 LONG_S = 60.0  # never reached in a test that passes
 
 

@@ -26,9 +26,17 @@ COMMANDS = ("submit", "status", "results", "logs", "wait", "cancel", "retry", "w
 def service(run_info: Make) -> dict[str, Any]:
     return {
         "version": __version__, "pid": 42, "started_at_ms": 1_000, "draining": False, "state_dir": "/tmp",
-        "socket": "/s", "python_path": [], "width": 2, "store": "ok", "counts": {"queued": 3}, "outcomes": {"ok": 1},
+        "socket": "/s", "python_path": [], "start_method": "nursery", "kill_by": "cgroup v1 and /proc", "width": 2,
+        "store": "ok", "counts": {"queued": 3}, "outcomes": {"ok": 1},
         "slots": [
-            {"slot": 0, "phase": "idle", "worker_pid": 77, "served": 5, "renewed": 1, "cwd": "/", "task": None}
+            {
+                "slot": 0, "phase": "idle", "worker_pid": 77, "served": 5, "renewed": 1, "cwd": "/", "task": None,
+                "progress": None,
+            },
+            {
+                "slot": 1, "phase": "busy", "worker_pid": 78, "served": 5, "renewed": 1, "cwd": "/", "task": "t12",
+                "progress": [3.0, 10.0],
+            },
         ],
         "headroom": {
             "memory_free_bytes": 2**30, "memory_limit": "memory of the host", "threads_free": 100,
@@ -44,8 +52,8 @@ def task_info(task_result: Make) -> dict[str, Any]:
     error = {"type": "ValueError", "message": "no", "traceback": "Traceback: line 1\nValueError: no\n"}
     attempt = {
         "number": 1, "claimed_at_ms": 1_000, "ended_at_ms": 2_000, "outcome": "exception", "reason": "ValueError: no",
-        "wall_s": 1.0, "cpu_s": 0.5, "peak_memory_bytes": 1, "exit_code": None, "signal": None, "worker_pid": 9,
-        "error": error,
+        "wall_s": 1.0, "cpu_s": 0.5, "peak_memory_bytes": 1, "peak_threads": 73, "exit_code": None,
+        "signal": None, "worker_pid": 9, "error": error,
     }  # fmt: skip
     task = task_result(11, state="failed", outcome="exception", reason="ValueError: no", value=None, error=error)
     return {"task": task, "function": "m:f", "command": None, "attempts": [attempt]}
@@ -125,9 +133,37 @@ def test_options_stand_before_or_behind_the_command(
 def test_status_shows_the_service(battctl: Battctl, stub: Any, service: Any) -> None:
     stub.on("GET", "/v1/service", service)
     said = battctl("status").out
-    for word in (__version__, "pid 42", "1.0 GiB free", "pids.max of /batt.slice", "arc", "3 queued", "1 ok", "77"):
+    for word in (
+        __version__,
+        "pid 42",
+        "1.0 GiB free",
+        "pids.max of /batt.slice",
+        "arc",
+        "3 queued",
+        "1 ok",
+        "77",
+        "t12 3/10",
+    ):
         assert word in said
     assert battctl("status", "--json").json == service
+
+
+@pytest.mark.parametrize(
+    ("progress", "shown"),
+    [
+        (None, "t5"),
+        ((3, 10), "t5 3/10"),
+        ((0.25, 1), "t5 0.25/1"),
+        ((7, 0), "t5 7"),
+        ((1e6, 2.5e6), "t5 1e+06/2.5e+06"),
+    ],
+)
+def test_a_slot_shows_how_far_its_task_is(progress: tuple[float, float] | None, shown: str) -> None:
+    from batt_supervisor.cli.status import _doing
+    from batt_supervisor.wire import SlotInfo
+
+    slot = SlotInfo(slot=1, phase="busy", worker_pid=1, served=0, renewed=0, cwd="/", task="t5", progress=progress)
+    assert _doing(slot) == shown
 
 
 def test_status_shows_a_run(battctl: Battctl, stub: Any, run_info: Make) -> None:
@@ -141,7 +177,7 @@ def test_status_shows_a_run(battctl: Battctl, stub: Any, run_info: Make) -> None
 def test_status_shows_a_task(battctl: Battctl, stub: Any, task_info: Any) -> None:
     stub.on("GET", "/v1/tasks/t12", task_info)
     said = battctl("status", "t12").out
-    for word in ("t12 failed: task 11 of run r7", "exception", "ValueError: no", "m:f"):
+    for word in ("t12 failed: task 11 of run r7", "exception", "ValueError: no", "m:f", "THREADS", "73"):
         assert word in said
     assert battctl("status", "t12", "--json").json == task_info
 
@@ -284,6 +320,7 @@ def test_doctor_is_content_with_a_battd_and_not_without(
     levels = {check["name"]: check["level"] for check in ended.json["checks"]}
     assert levels["battd"] == "ok"
     assert levels["hold"] == "warn"
+    assert "cgroup v1 and /proc" in [check["found"] for check in ended.json["checks"]]
     stub.refuse("GET", "/v1/service", 503, "store_unavailable", "no disk")
     ended = battctl("doctor")
     assert ended.code == 1

@@ -118,11 +118,19 @@ def test_a_known_key_creates_nothing(battctl: Battctl, stub: Any) -> None:
         (("m:f", "--items", "empty.jsonl"), "there are no items"),
         (("m:f", "-c", "3"), "give --items"),
         (("m:f", "--items", "items.jsonl", "-c", "3", "--random", "2"), "-c and --random both choose"),
-        (("m:f", "--items", "items.jsonl", "-c", "3", "--seed", "2"), "--seed repeats a random choice"),
+        (("m:f", "--seed", "-2"), "'--seed'"),
         (("m:f", "--items", "items.jsonl", "--random", "0"), "'--random'"),
         (("m:f", "--timeout", "20x"), "--timeout: '20x' is not a duration"),
         (("m:f", "--timeout", "0"), "--timeout must be longer than 0"),
         (("m:f", "-t", "5s", "--soft-timeout", "5s"), "--soft-timeout (5s) must be shorter than --timeout (5s)"),
+        (("--soft-timeout", "5s", "--", "ls"), "--soft-timeout is for functions"),
+        (("--python", "/usr/bin/python3", "--", "ls"), "--python is for functions"),
+        (("m:f", "--python", "/no/python"), "--python: /no/python is not an executable file"),
+        (("m:f", "--cpu-limit", "lots"), "--cpu-limit: 'lots' is not a duration"),
+        (("m:f", "--stall-timeout", "-1"), "--stall-timeout: '-1' is not a duration"),
+        (("m:f", "--memory-limit", "lots"), "--memory-limit: 'lots' is not a size"),
+        (("m:f", "--output-limit", "1.5"), "--output-limit: '1.5' is not a size"),
+        (("m:f", "--thread-limit", "-1"), "'--thread-limit'"),
         (("m:f", "--max-attempts", "0"), "'--max-attempts'"),
         (("m:f", "--env", "A"), "--env 'A': write NAME=VALUE"),
         (("m:f", "--cwd", "gone"), "gone is not there"),
@@ -155,6 +163,29 @@ def test_with_json_the_problem_comes_as_json_too(battctl: Battctl, stub: Any) ->
     first, second = battctl("submit", "m:f", "--args", "[", "--json").err.splitlines()
     assert first.startswith("battctl: --args is not JSON")
     assert second.startswith('{"error":"bad_input","message":"--args is not JSON')
+
+
+def test_limits_of_the_command_line_are_sent(battctl: Battctl, stub: Any) -> None:
+    words = ("--cpu-limit", "1m", "--stall-timeout", "0", "--memory-limit", "1GiB", "--thread-limit", "9")
+    words += ("--output-limit", "0", "--allow-children", "--seed", "7", "--python", sys.executable)
+    assert battctl("submit", "m:f", *words).code == 0
+    spec = only_run(stub)["spec"]
+    stage = spec["stages"][0]
+    assert (stage["cpu_limit_s"], stage["stall_timeout_s"], stage["memory_limit_bytes"]) == (60, 0, 1 << 30)
+    assert (stage["thread_limit"], stage["output_limit_bytes"], stage["allow_children"]) == (9, 0, True)
+    assert (spec["seed"], spec["python"]) == (7, sys.executable)
+    ended = battctl("submit", "m:f", *words, "--dry-run")
+    told = "CPU limit 1m, no stall timeout, memory limit 1.0 GiB, no output limit, thread limit 9, children may stay"
+    assert f"({told})" in ended.out
+    assert f"  interpreter: {sys.executable}\n  seed: 7\n" in ended.out
+
+
+def test_limits_that_are_not_given_are_left_to_battd(battctl: Battctl, stub: Any) -> None:
+    assert battctl("submit", "m:f").code == 0
+    spec = only_run(stub)["spec"]
+    limits = {name: value for name, value in spec["stages"][0].items() if "limit" in name or "timeout" in name}
+    assert set(limits.values()) == {None}
+    assert (spec["seed"], spec["python"], spec["stages"][0]["allow_children"]) == (None, None, False)
 
 
 def test_a_dry_run_needs_no_battd(battctl: Battctl, items: str) -> None:

@@ -48,6 +48,18 @@ def test_without_anything_given_the_defaults_hold(tmp_path: Path) -> None:
         ("preload", "['json', 'zoo.animals']", ("json", "zoo.animals")),
         ("synchronous", "'normal'", "normal"),
         ("log_format", "'json'", "json"),
+        ("cpu_limit", "'90s'", 90.0),
+        ("cpu_limit", "0", 0.0),
+        ("stall_timeout", "'0s'", 0.0),
+        ("memory_limit", "'1GiB'", 1 << 30),
+        ("memory_limit", "0", 0),
+        ("thread_limit", "0", 0),
+        ("output_limit", "0", 0),
+        ("max_worker_memory", "'2GiB'", 2 << 30),
+        ("max_worker_age", "0", 0.0),
+        ("start_method", "'spawn'", "spawn"),
+        ("cgroup_root", "'off'", "off"),
+        ("cgroup_root", "'/sys/fs/cgroup'", "/sys/fs/cgroup"),
     ],
 )
 def test_a_value_of_the_file_is_understood(tmp_path: Path, key: str, text: str, value: Any) -> None:
@@ -71,6 +83,11 @@ BAD = [
     ("reserve_memory", "'1 XB'"), ("reserve_threads", "-1"),
     ("max_args_bytes", "'big'"), ("max_result_bytes", "-5"),
     ("synchronous", "'off'"), ("synchronous", "1"), ("log_level", "'loud'"), ("log_format", "'xml'"),
+    ("cpu_limit", "-1"), ("cpu_limit", "'never'"), ("cpu_limit", "true"), ("stall_timeout", "'x'"),
+    ("memory_limit", "'1MiB'"), ("memory_limit", "1"), ("memory_limit", "-1"),
+    ("thread_limit", "-1"), ("thread_limit", "'many'"), ("output_limit", "'all'"),
+    ("max_worker_memory", "1.5"), ("max_worker_age", "inf"),
+    ("start_method", "'fork'"), ("cgroup_root", "'sys/fs/cgroup'"), ("cgroup_root", "''"), ("cgroup_root", "5"),
     ("socket_group", "5"), ("socket", "5"), ("socket", "[]"),
 ]  # fmt: skip
 
@@ -101,7 +118,9 @@ def test_the_home_of_nobody_is_told(tmp_path: Path, key: str) -> None:
         load({}, write(tmp_path, f"{key} = '~no-such-user/x'"), {})
 
 
-@pytest.mark.parametrize("key", ["slots", "max_tasks", "max_attempts", "need_threads", "reserve_threads"])
+@pytest.mark.parametrize(
+    "key", ["slots", "max_tasks", "max_attempts", "need_threads", "reserve_threads", "thread_limit"]
+)
 def test_true_is_no_number(tmp_path: Path, key: str) -> None:
     with pytest.raises(BadConfiguration, match=key):
         from_file(tmp_path, f"{key} = true")
@@ -263,16 +282,11 @@ def test_a_pattern_for_functions_allows_no_command() -> None:
     assert not Settings(state_dir=Path("/tmp"), socket=Path("/tmp/s"), allow=("*",)).allows("cmd:rm")
 
 
-def limits(settings: Settings, **given: Any) -> Any:
-    facts = {"timeout_s": None, "soft_timeout_s": None, "max_attempts": None, "retry_delay_s": None}
-    return settings.limits(**facts | given)
-
-
 def test_a_stage_has_the_default_limits_where_it_says_nothing() -> None:
     settings = Settings(state_dir=Path("/tmp"), socket=Path("/tmp/s"), timeout=7, max_attempts=3, retry_delay="2s")
-    found = limits(settings)
+    found = settings.limits()
     assert (found.timeout_s, found.soft_timeout_s, found.max_attempts, found.retry_delay_s) == (7.0, None, 3, 2.0)
-    assert limits(settings, timeout_s=1.5, max_attempts=1).timeout_s == 1.5
+    assert settings.limits(timeout_s=1.5, max_attempts=1).timeout_s == 1.5
 
 
 @pytest.mark.parametrize(
@@ -281,10 +295,60 @@ def test_a_stage_has_the_default_limits_where_it_says_nothing() -> None:
 def test_a_soft_timeout_comes_before_the_timeout(soft_s: float, timeout_s: float | None, good: bool) -> None:
     settings = Settings(state_dir=Path("/tmp"), socket=Path("/tmp/s"), timeout=7)
     if good:
-        assert limits(settings, soft_timeout_s=soft_s, timeout_s=timeout_s).soft_timeout_s == soft_s
+        assert settings.limits(soft_timeout_s=soft_s, timeout_s=timeout_s).soft_timeout_s == soft_s
     else:
         with pytest.raises(BadInput, match=re.escape(f"soft_timeout ({soft_s:g} s) must be shorter than timeout")):
-            limits(settings, soft_timeout_s=soft_s, timeout_s=timeout_s)
+            settings.limits(soft_timeout_s=soft_s, timeout_s=timeout_s)
+
+
+AMOUNTS = [
+    ("cpu_limit", "cpu_limit_s", 90.0),
+    ("stall_timeout", "stall_timeout_s", 5.0),
+    ("memory_limit", "memory_limit_bytes", 1 << 30),
+    ("thread_limit", "thread_limit", 64),
+    ("output_limit", "output_limit_bytes", 1 << 20),
+]
+
+
+@pytest.mark.parametrize(("key", "field", "amount"), AMOUNTS)
+@pytest.mark.parametrize(
+    ("default", "given", "found"),
+    [
+        (True, None, True),
+        (True, 0, None),
+        (True, True, True),
+        (False, None, None),
+        (False, 0, None),
+        (False, True, True),
+    ],
+)
+def test_nought_is_no_limit_whatever_the_default_is(
+    key: str, field: str, amount: Any, default: bool, given: Any, found: Any
+) -> None:
+    settings = Settings(state_dir=Path("/tmp"), socket=Path("/tmp/s"), **{key: amount if default else 0})
+    limits = settings.limits(**{field: amount if given is True else given})
+    assert getattr(limits, field) == (amount if found else None)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"stall_timeout_s": 7.0}, "stall_timeout (7 s) must be shorter than timeout (7 s)"),
+        ({"stall_timeout_s": 5.0, "timeout_s": 2.0}, "stall_timeout (5 s) must be shorter than timeout (2 s)"),
+        ({"memory_limit_bytes": 1 << 20}, "memory_limit: 1.0 MiB is less than a worker itself takes"),
+        ({"thread_limit": -1}, "thread_limit must be at least 1"),
+    ],
+)
+def test_limits_that_cannot_be_kept_are_refused(given: dict[str, Any], sentence: str) -> None:
+    settings = Settings(state_dir=Path("/tmp"), socket=Path("/tmp/s"), timeout=7)
+    with pytest.raises(BadInput, match=re.escape(sentence)):
+        settings.limits(**given)
+
+
+def test_a_default_stall_timeout_gives_way_to_a_shorter_timeout_of_a_stage() -> None:
+    settings = Settings(state_dir=Path("/tmp"), socket=Path("/tmp/s"), stall_timeout=30)
+    assert settings.limits().stall_timeout_s == 30.0
+    assert settings.limits(timeout_s=20.0).stall_timeout_s is None
 
 
 def test_settings_are_frozen(tmp_path: Path) -> None:
@@ -295,4 +359,4 @@ def test_settings_are_frozen(tmp_path: Path) -> None:
 
 def test_what_can_be_reloaded_is_a_part_of_what_there_is() -> None:
     assert set(Settings.model_fields) > RELOADABLE
-    assert not {"state_dir", "socket", "socket_group", "synchronous"} & RELOADABLE
+    assert not {"state_dir", "socket", "socket_group", "synchronous", "start_method", "cgroup_root"} & RELOADABLE

@@ -67,16 +67,18 @@ def slot(
 
 
 def running(run_id: int, slot_id: int | None, **given: Any) -> Running:
+    """`timeout_s` and the other fields of Limits are taken as such."""
+    limits = {name: given.pop(name) for name in list(given) if name in Limits.__dataclass_fields__}
     facts: dict[str, Any] = {
         "claim": Claim(next(_ids), 1),
         "run_id": run_id,
         "slot_id": slot_id,
-        "timeout_s": 60.0,
+        "limits": Limits(**{"timeout_s": 60.0} | limits),
         "sent_s": NOW.mono_s - 10,
         "boot_timeout_s": 30.0,
         "called_s": NOW.mono_s - 9.9,
     }
-    return Running(**facts | given)
+    return Running(**facts | {"asked": True} | given)
 
 
 def world(

@@ -7,10 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batt_supervisor.core.lifecycle import LIVE, Event, advance
-from batt_supervisor.core.model import CHARGED, RESOURCE, UNCHARGED, Limits, Outcome, Space, Tries
+from batt_supervisor.core.model import CHARGED, RESOURCE, Limits, Outcome, Space, Tries
 from batt_supervisor.core.retry import (
     DELAY_MAX_S,
+    POISON_AFTER,
     RESOURCE_TRIES,
+    STARVED_TRIES,
     UNCHARGED_CAP,
     judge,
     need_of,
@@ -22,7 +24,7 @@ THRICE = Limits(timeout_s=10.0, max_attempts=3, retry_delay_s=2.0)
 
 
 def test_every_outcome_has_its_price() -> None:
-    priced = [CHARGED, RESOURCE, UNCHARGED, {Outcome.OK, Outcome.CANCELLED}]
+    priced = [CHARGED, RESOURCE, {Outcome.OK, Outcome.CANCELLED}, {Outcome.STARVED, Outcome.LOST}]
     assert sum(len(one) for one in priced) == len(Outcome)
     assert set().union(*priced) == set(Outcome)
 
@@ -32,14 +34,85 @@ def test_every_outcome_has_its_price() -> None:
     [
         (Outcome.OK, Event.SUCCEED, Tries()),
         (Outcome.CANCELLED, Event.CANCEL, Tries()),
-        *((outcome, Event.FAIL, Tries(charged=1)) for outcome in sorted(CHARGED)),
-        *((outcome, Event.LATER, Tries(resource=1)) for outcome in sorted(RESOURCE)),
-        *((outcome, Event.AGAIN, Tries(uncharged=1)) for outcome in sorted(UNCHARGED)),
+        (Outcome.EXCEPTION, Event.FAIL, Tries(charged=1)),
+        (Outcome.TIMEOUT, Event.FAIL, Tries(charged=1)),
+        (Outcome.STALLED, Event.FAIL, Tries(charged=1)),
+        (Outcome.CPU_LIMIT, Event.FAIL, Tries(charged=1)),
+        (Outcome.MEMORY_LIMIT, Event.FAIL, Tries(charged=1)),
+        (Outcome.THREAD_LIMIT, Event.FAIL, Tries(charged=1)),
+        (Outcome.OUTPUT_LIMIT, Event.FAIL, Tries(charged=1)),
+        (Outcome.BAD_RESULT, Event.FAIL, Tries(charged=1)),
+        (Outcome.CRASHED, Event.FAIL, Tries(charged=1, crashes=1)),
+        (Outcome.OUT_OF_MEMORY, Event.LATER, Tries(resource=1)),
+        (Outcome.OUT_OF_THREADS, Event.LATER, Tries(resource=1)),
+        (Outcome.STARVED, Event.LATER, Tries(starved=1)),
+        (Outcome.LOST, Event.AGAIN, Tries(uncharged=1)),
     ],
 )
 def test_the_first_attempt_of_one_costs_what_the_outcome_says(outcome: Outcome, event: Event, counted: Tries) -> None:
     verdict = judge(outcome, Tries(), ONCE, seed=1)
     assert (verdict.event, verdict.tries) == (event, counted)
+
+
+@pytest.mark.parametrize("outcome", sorted(Outcome))
+@pytest.mark.parametrize("suspect", [False, True])
+@pytest.mark.parametrize("together", [False, True])
+def test_only_a_loss_leaves_or_makes_a_task_a_suspect(outcome: Outcome, suspect: bool, together: bool) -> None:
+    verdict = judge(outcome, Tries(suspect=suspect), THRICE, seed=1, together=together)
+    assert verdict.tries.suspect is (outcome is Outcome.LOST and (suspect or together))
+
+
+def test_who_is_lost_with_others_goes_again_uncharged_up_to_the_cap() -> None:
+    verdict = judge(Outcome.LOST, Tries(), ONCE, seed=1, together=True)
+    assert (verdict.event, verdict.tries) == (Event.AGAIN, Tries(uncharged=1, suspect=True))
+    last = judge(Outcome.LOST, Tries(uncharged=UNCHARGED_CAP), ONCE, seed=1, together=True)
+    assert (last.event, last.reason) == (Event.FAIL, "gave up: lost 11 times")
+
+
+@pytest.mark.parametrize(
+    ("before", "limits", "event", "reason"),
+    [
+        (Tries(), ONCE, Event.FAIL, ""),
+        (Tries(charged=1, crashes=1), THRICE, Event.LATER, ""),
+        (Tries(charged=2, crashes=2), THRICE, Event.FAIL, ""),
+        (Tries(charged=3, crashes=2), replace(THRICE, max_attempts=9), Event.LATER, ""),
+        (
+            Tries(charged=3, crashes=3),
+            replace(THRICE, max_attempts=9),
+            Event.FAIL,
+            "poison: took its worker down 4 times, the last time while it ran alone",
+        ),
+        (
+            Tries(charged=3, crashes=3, suspect=True),
+            replace(THRICE, max_attempts=9),
+            Event.FAIL,
+            "poison: took its worker down 4 times, the last time while it ran alone",
+        ),
+        # The last of its attempts says enough by itself.
+        (Tries(charged=3, crashes=3), replace(THRICE, max_attempts=4), Event.FAIL, ""),
+    ],
+)
+def test_a_task_that_takes_its_workers_down_is_given_up(
+    before: Tries, limits: Limits, event: Event, reason: str
+) -> None:
+    verdict = judge(Outcome.CRASHED, before, limits, seed=1)
+    assert (verdict.event, verdict.reason) == (event, reason)
+    assert verdict.tries == Tries(charged=before.charged + 1, crashes=before.crashes + 1)
+
+
+@pytest.mark.parametrize(
+    ("before", "alone"),
+    [
+        (Tries(), False),
+        (Tries(charged=99, uncharged=9, suspect=True), False),
+        (Tries(resource=RESOURCE_TRIES - 1, starved=STARVED_TRIES - 1, crashes=POISON_AFTER - 1), False),
+        (Tries(resource=RESOURCE_TRIES), True),
+        (Tries(starved=STARVED_TRIES), True),
+        (Tries(crashes=POISON_AFTER), True),
+    ],
+)
+def test_who_runs_alone(before: Tries, alone: bool) -> None:
+    assert runs_alone(before) is alone
 
 
 @pytest.mark.parametrize("outcome", sorted(CHARGED))
@@ -50,7 +123,7 @@ def test_charged_attempts_end_at_max_attempts_and_not_before(outcome: Outcome) -
         tries = verdict.tries
         events.append(verdict.event)
     assert events == [Event.LATER, Event.LATER, Event.FAIL]
-    assert tries == Tries(charged=3)
+    assert tries == Tries(charged=3, crashes=3 if outcome is Outcome.CRASHED else 0)
 
 
 @pytest.mark.parametrize("outcome", sorted(RESOURCE))
@@ -86,7 +159,15 @@ def test_every_verdict_is_a_legal_move_of_a_live_task(outcome: Outcome, state: s
     assert (verdict.delay_s > 0) == (verdict.event is Event.LATER)
 
 
-tries = st.builds(Tries, st.integers(0, 999), st.integers(0, 20), st.integers(0, 20))
+tries = st.builds(
+    Tries,
+    st.integers(0, 999),
+    st.integers(0, 20),
+    st.integers(0, 20),
+    st.integers(0, 5),
+    st.integers(0, 5),
+    suspect=st.booleans(),
+)
 limits = st.builds(
     Limits,
     timeout_s=st.just(1.0),
@@ -102,9 +183,14 @@ def test_a_verdict_is_repeatable_and_counts_one_attempt_once(
 ) -> None:
     verdict = judge(outcome, before, given_limits, seed)
     assert verdict == judge(outcome, before, given_limits, seed)
-    counted = sum((verdict.tries.charged, verdict.tries.resource, verdict.tries.uncharged))
     expected = 0 if outcome in (Outcome.OK, Outcome.CANCELLED) else 1
-    assert counted - sum((before.charged, before.resource, before.uncharged)) == expected
+    assert attempts(verdict.tries) - attempts(before) == expected
+    assert verdict.tries.crashes - before.crashes == (outcome is Outcome.CRASHED)
+
+
+def attempts(tries: Tries) -> int:
+    """How many it counts; those that took their worker down are among the charged ones."""
+    return tries.charged + tries.resource + tries.uncharged + tries.starved
 
 
 @given(st.integers(0, 998), limits, seeds)

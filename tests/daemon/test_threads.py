@@ -17,7 +17,7 @@ ROOT = str(Path(batt_supervisor.__file__).parents[1])
 START = """
 import sys, threading, time
 from batt_supervisor.daemon import threads
-from batt_supervisor.daemon.threads import Crewmen, Watched, check, give_up
+from batt_supervisor.daemon.threads import Crewmen, Watchdog, Watched, give_up
 now = time.monotonic
 """
 
@@ -50,7 +50,7 @@ LIVE_ON = "\ntime.sleep(50)\nsys.exit(3)"
         ("Crewmen({}).start('writer', lambda: sys.exit(0))", "thread 'writer' ended by an error; leaving"),
         ("Crewmen({'api': 'die'}).start('api', lambda: time.sleep(50))", "thread 'api' ended by an error; leaving"),
         (
-            "check([Watched('a', now), Watched('b', lambda: now() - 11)], 10)",
+            "Watchdog([Watched('a', now), Watched('b', lambda: now() - 11)], now()).look(10)",
             "battd: 'b' has not gone round for 11.0 s (watchdog: 10 s);",
         ),
     ],
@@ -82,7 +82,7 @@ def test_threads_that_do_not_end_are_named() -> None:
 
 @pytest.mark.parametrize("silent_s", [0, 9.5])
 def test_what_goes_round_is_left_alone(silent_s: float) -> None:
-    done = run(f"check([Watched('a', lambda: now() - {silent_s})], 10); sys.exit(5)")
+    done = run(f"Watchdog([Watched('a', lambda: now() - {silent_s})], now()).look(10); sys.exit(5)")
     assert done.returncode == 5
 
 

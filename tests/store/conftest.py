@@ -12,7 +12,6 @@ import pytest
 from batt_supervisor.core.lifecycle import SETTLED, State
 from batt_supervisor.core.model import Claim, Ending, Limits, Outcome, Room, Tries, Work
 from batt_supervisor.core.retry import Verdict, judge
-from batt_supervisor.errors import ClaimLost
 from batt_supervisor.store import Store, moves, submit
 from batt_supervisor.store.read import Reader
 from batt_supervisor.store.writer import Transaction
@@ -22,12 +21,22 @@ T = TypeVar("T")
 LIMITS = Limits(timeout_s=60.0, max_attempts=2, retry_delay_s=1.0)
 
 
+class ClaimLost(Exception):
+    """The task has moved on without this attempt, so that nothing of it was written."""
+
+    def __init__(self, task_id: int, attempt: int) -> None:
+        super().__init__(f"task t{task_id} is no longer held by its attempt {attempt}")
+
+
 class Desk:
     """A store whose operations are carried out at once, each in a transaction of its own unless `group` is used.
 
     Attributes:
         now_ms: The wall time of the next transaction.
+        Lost: What an operation on a task raises that is no longer to be had.
     """
+
+    Lost = ClaimLost
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -108,14 +117,15 @@ class Desk:
         return self.do(self.claiming(task_id, self.task(task_id).attempt if attempt is None else attempt))
 
     def tries(self, task_id: int) -> Tries:
-        row = self.db.execute("SELECT charged, resource, uncharged FROM tasks WHERE id = ?", (task_id,)).fetchone()
-        return Tries(*row)
+        sql = "SELECT charged, resource, uncharged, starved, crashes, suspect FROM tasks WHERE id = ?"
+        *counts, suspect = self.db.execute(sql, (task_id,)).fetchone()
+        return Tries(*counts, suspect=bool(suspect))
 
     def settle(self, held: Claim, outcome: Outcome = Outcome.OK, **given: Any) -> State:
         """End an attempt as the daemon would."""
         if outcome is Outcome.OK:
             given.setdefault("value", "1")
-        verdict = judge(outcome, self.tries(held.task_id), LIMITS, held.task_id)
+        verdict = judge(outcome, self.tries(held.task_id), LIMITS, held.task_id, together=given.get("together", False))
         return self.do(self.settling(held, Ending(outcome, **given), verdict))
 
     def finish(self, task_id: int, outcome: Outcome = Outcome.OK, **given: Any) -> State:

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from batt_supervisor.core.lifecycle import State
+from batt_supervisor.core.lifecycle import Event, State
 from batt_supervisor.core.model import Claim, Ending, Outcome, TaskError, Tries, WorkerId
 from batt_supervisor.core.recovery import recover
-from batt_supervisor.core.retry import judge
+from batt_supervisor.core.retry import Verdict, judge
 from batt_supervisor.core.world import Closing
-from batt_supervisor.errors import ClaimLost, Refused
+from batt_supervisor.errors import Refused
 from batt_supervisor.store import moves
 
 S = State
@@ -44,7 +44,8 @@ def retried(desk: Any, run_id: int, task_id: int | None = None, states: list[Sta
 def test_a_claim_is_on_disk_with_its_worker_and_gives_the_arguments(desk: Any) -> None:
     (task_id,) = desk.tasks(desk.run(1))
     worker = WorkerId(4711, 99, "slot-1.log")
-    assert desk.do(lambda tx: moves.claim(tx, [moves.Wanted(task_id, 0, worker)])) == {task_id: "[0]"}
+    claimed = moves.Claimed("[0]", Tries(), 0)
+    assert desk.do(lambda tx: moves.claim(tx, [moves.Wanted(task_id, 0, worker)])) == {task_id: claimed}
     assert desk.task(task_id).state is S.RUNNING
     ((live, stage),) = desk.reader.live()
     assert (live.claim, live.worker, stage) == (Claim(task_id, 1), worker, 0)
@@ -55,7 +56,7 @@ def test_a_task_is_claimed_once(desk: Any) -> None:
     (task_id,) = desk.tasks(desk.run(1))
     desk.claim(task_id)
     for attempt in (0, 1, 2):
-        with pytest.raises(ClaimLost):
+        with pytest.raises(desk.Lost):
             desk.claim(task_id, attempt)
     assert len(desk.reader.attempts(task_id)) == 1
 
@@ -64,7 +65,7 @@ def test_a_claim_that_expects_another_attempt_is_refused(desk: Any) -> None:
     (task_id,) = desk.tasks(desk.run(1))
     desk.settle(desk.claim(task_id), Outcome.LOST)
     assert desk.task(task_id).state is S.QUEUED
-    with pytest.raises(ClaimLost):
+    with pytest.raises(desk.Lost):
         desk.claim(task_id, 0)
     assert desk.claim(task_id, 1) == Claim(task_id, 2)
 
@@ -78,7 +79,7 @@ def test_a_batch_claims_what_is_there_and_leaves_the_rest(desk: Any) -> None:
         moves.Wanted(999, 0, None),
         moves.Wanted(three, 7, None),
     ]
-    assert desk.do(lambda tx: moves.claim(tx, wanted)) == {one: "[0]"}
+    assert set(desk.do(lambda tx: moves.claim(tx, wanted))) == {one}
     assert [desk.task(task_id).state for task_id in (one, two, three)] == [S.RUNNING, S.RUNNING, S.QUEUED]
 
 
@@ -98,13 +99,47 @@ def test_arguments_come_through_as_they_were_written(desk: Any) -> None:
     desk.do(lambda tx: submit.add_tasks(tx, run_id, 0, [submit.NewTask(0, text) for text in texts]))
     desk.do(lambda tx: submit.seal(tx, run_id))
     wanted = [moves.Wanted(task_id, 0, None) for task_id in desk.tasks(run_id)]
-    assert list(desk.do(lambda tx: moves.claim(tx, wanted)).values()) == texts
+    claimed = desk.do(lambda tx: moves.claim(tx, wanted))
+    assert [found.args for found in claimed.values()] == texts
+    assert [found.index for found in claimed.values()] == [0, 1, 2]
+
+
+def test_a_claim_gives_the_count_of_tries_that_holds_now(desk: Any) -> None:
+    """A head that was read before a cancel and a retry has an old one."""
+    run_id = desk.run(2)
+    _, task_id = desk.tasks(run_id)
+    desk.finish(task_id, Outcome.LOST, together=True)
+    desk.finish(task_id, Outcome.STARVED)
+    desk.now_ms += 10_000
+    desk.do(moves.promote)
+    (head,) = [head for head in desk.reader.heads(run_id, 9) if head.task_id == task_id]
+    assert (head.tries, head.index, head.attempt) == (Tries(uncharged=1, starved=1), 1, 2)
+    desk.do(lambda tx: moves.stop_task(tx, task_id))
+    retried(desk, run_id, task_id)
+    claimed = desk.do(lambda tx: moves.claim(tx, [moves.Wanted(task_id, head.attempt, None)]))
+    assert claimed == {task_id: moves.Claimed("[1]", Tries(), 1)}
+
+
+def test_every_count_of_tries_is_kept(desk: Any) -> None:
+    run_id = desk.run(1)
+    (task_id,) = desk.tasks(run_id)
+    before = Tries(charged=1, resource=2, uncharged=3, starved=4, crashes=5, suspect=True)
+    held = desk.claim(task_id)
+    assert desk.do(desk.settling(held, Ending(Outcome.LOST), Verdict(Event.AGAIN, before))) is S.QUEUED
+    assert desk.tries(task_id) == before
+    assert desk.reader.heads(run_id, 1)[0].tries == before
+    assert desk.do(lambda tx: moves.claim(tx, [moves.Wanted(task_id, 1, None)]))[task_id].tries == before
+    ((live, _),) = desk.reader.live()
+    assert live.tries == before
+    desk.do(desk.settling(Claim(task_id, 2), Ending(Outcome.CRASHED), Verdict(Event.FAIL, before)))
+    retried(desk, run_id)
+    assert desk.tries(task_id) == Tries()
 
 
 def test_a_cancelled_task_cannot_be_claimed(desk: Any) -> None:
     (task_id,) = desk.tasks(desk.run(1))
     desk.do(lambda tx: moves.stop_task(tx, task_id))
-    with pytest.raises(ClaimLost):
+    with pytest.raises(desk.Lost):
         desk.claim(task_id)
 
 
@@ -114,7 +149,7 @@ def test_what_waits_cannot_be_claimed(desk: Any, state: State) -> None:
     if state is S.SCHEDULED:
         desk.finish(task_id, Outcome.EXCEPTION)
     assert desk.task(task_id).state is state
-    with pytest.raises(ClaimLost):
+    with pytest.raises(desk.Lost):
         desk.claim(task_id)
 
 
@@ -153,7 +188,7 @@ def test_an_end_is_written_once(desk: Any) -> None:
     held = desk.claim(task_id)
     desk.settle(held, value="1")
     for outcome in (Outcome.OK, Outcome.EXCEPTION, Outcome.CANCELLED):
-        with pytest.raises(ClaimLost):
+        with pytest.raises(desk.Lost):
             desk.settle(held, outcome, value="2")
     assert desk.task(task_id).value == "1"
 
@@ -162,10 +197,10 @@ def test_an_attempt_that_wakes_up_late_changes_nothing(desk: Any) -> None:
     (task_id,) = desk.tasks(desk.run(1))
     first = desk.claim(task_id)
     desk.settle(first, Outcome.LOST)
-    with pytest.raises(ClaimLost):
+    with pytest.raises(desk.Lost):
         desk.settle(first, value="1")
     second = desk.claim(task_id)
-    with pytest.raises(ClaimLost):
+    with pytest.raises(desk.Lost):
         desk.settle(first, value="1")
     assert desk.task(task_id).state is S.RUNNING
     desk.settle(second, value="2")
@@ -178,7 +213,7 @@ def test_an_attempt_that_was_written_off_at_a_restart_cannot_settle_any_more(des
     ((live, _),) = desk.reader.live()
     found = recover(live, desk.new().stages[0].work.limits)
     assert desk.do(desk.settling(held, found.ending, found.verdict)) is S.QUEUED
-    with pytest.raises(ClaimLost):
+    with pytest.raises(desk.Lost):
         desk.settle(held)
     assert desk.reader.live() == []
 
@@ -187,14 +222,14 @@ def test_an_attempt_that_was_written_off_at_a_restart_cannot_settle_any_more(des
 def test_the_end_of_a_task_that_is_not_there_is_dropped(desk: Any, task_id: int) -> None:
     desk.run(1)
     verdict = judge(Outcome.OK, Tries(), desk.new().stages[0].work.limits, 1)
-    with pytest.raises(ClaimLost):
+    with pytest.raises(desk.Lost):
         desk.do(desk.settling(Claim(task_id, 1), Ending(Outcome.OK, value="1"), verdict))
 
 
 def test_the_end_of_a_task_that_was_never_claimed_is_dropped(desk: Any) -> None:
     (task_id,) = desk.tasks(desk.run(1))
     for attempt in (0, 1):
-        with pytest.raises(ClaimLost):
+        with pytest.raises(desk.Lost):
             desk.settle(Claim(task_id, attempt))
 
 
@@ -251,7 +286,7 @@ def test_a_task_keeps_the_story_of_every_attempt(desk: Any) -> None:
     told = error_info(one.error)
     assert told is not None
     assert (told.type, told.message, told.traceback) == ("zoo.Bad", "no ä€😀 \0 luck", "trace\nback")
-    assert desk.tries(task_id) == Tries(charged=2)
+    assert desk.tries(task_id) == Tries(charged=2, crashes=1)
 
 
 def test_a_task_that_was_given_up_says_why(desk: Any) -> None:
@@ -303,16 +338,17 @@ def test_a_value_is_kept_to_the_letter(desk: Any, value: str) -> None:
 
 def test_figures_are_kept_to_the_last_digit(desk: Any) -> None:
     (task_id,) = desk.tasks(desk.run(1))
-    desk.finish(task_id, wall_s=0.1 + 0.2, cpu_s=1e-6, peak_memory_bytes=2**53 + 1, exit_code=0)
+    desk.finish(task_id, wall_s=0.1 + 0.2, cpu_s=1e-6, peak_memory_bytes=2**53 + 1, peak_threads=7, exit_code=0)
     (row,) = desk.reader.attempts(task_id)
-    assert (row.wall_s, row.cpu_s, row.peak_memory_bytes, row.exit_code) == (0.1 + 0.2, 1e-6, 2**53 + 1, 0)
+    assert (row.wall_s, row.cpu_s, row.peak_memory_bytes) == (0.1 + 0.2, 1e-6, 2**53 + 1)
+    assert (row.peak_threads, row.exit_code) == (7, 0)
 
 
 def test_an_operation_that_fails_leaves_no_trace(desk: Any) -> None:
     one, two = desk.tasks(desk.run(2))
     desk.claim(one)
     before = "\n".join(desk.db.iterdump())
-    with pytest.raises(ClaimLost):
+    with pytest.raises(desk.Lost):
         desk.group(desk.claiming(two), desk.claiming(one))
     assert "\n".join(desk.db.iterdump()) == before
 
@@ -386,7 +422,8 @@ def test_a_stage_of_another_run_is_left_alone(desk: Any) -> None:
     [(Closing.CANCEL, "cancelled"), (Closing.DEADLINE, "the run's deadline passed before it started")],
 )
 def test_closing_a_run_cancels_all_that_has_not_started(desk: Any, why: Closing, reason: str) -> None:
-    run_id = desk.run([4, 1])
+    run_id = desk.run([4, 1], deadline_s=60.0)
+    desk.now_ms = desk.reader.run(run_id).deadline_at_ms
     done, runs, waits, queued, later = desk.tasks(run_id)
     desk.finish(done)
     held = desk.claim(runs)
@@ -420,11 +457,43 @@ def test_a_run_that_has_ended_is_not_closed(desk: Any) -> None:
 
 
 def test_the_first_reason_to_close_a_run_stays(desk: Any) -> None:
-    run_id = desk.run(1)
+    run_id = desk.run(1, deadline_s=60.0)
+    desk.now_ms = desk.reader.run(run_id).deadline_at_ms
     assert asked(desk, run_id, Closing.CANCEL) == 1
     assert asked(desk, run_id, Closing.DEADLINE) == 1
     row = desk.reader.run(run_id)
     assert (row.closing, row.deadline_cut) == (Closing.CANCEL, False)
+
+
+@pytest.mark.parametrize(("deadline_s", "early_ms", "open_tasks"), [(None, 0, 0), (60.0, 1, 0), (60.0, 0, 1)])
+def test_a_deadline_closes_nothing_before_it_has_passed(
+    desk: Any, deadline_s: float | None, early_ms: int, open_tasks: int
+) -> None:
+    run_id = desk.run(1, deadline_s=deadline_s)
+    desk.now_ms += 60_000 - early_ms
+    assert asked(desk, run_id, Closing.DEADLINE) == open_tasks
+    assert desk.reader.run(run_id).closing == (Closing.DEADLINE if open_tasks else None)
+
+
+def test_a_deadline_that_a_retry_has_moved_meanwhile_does_not_close_the_run(desk: Any) -> None:
+    run_id = desk.run(1, deadline_s=60.0)
+    desk.finish(desk.tasks(run_id)[0], Outcome.CANCELLED)
+    desk.now_ms += 60_000
+    retried(desk, run_id)
+    assert closed(desk, run_id, Closing.DEADLINE) == []
+    assert desk.states(run_id) == [S.QUEUED]
+    assert desk.reader.run(run_id).closing is None
+
+
+@pytest.mark.parametrize("why", Closing)
+def test_a_run_that_is_closed_for_another_reason_by_now_is_closed_no_further(desk: Any, why: Closing) -> None:
+    run_id = desk.run(2, deadline_s=60.0)
+    desk.now_ms += 60_000
+    other = next(one for one in Closing if one is not why)
+    asked(desk, run_id, other)
+    assert desk.do(lambda tx: moves.close_some(tx, run_id, why)) == 0
+    assert desk.states(run_id) == [S.QUEUED, S.QUEUED]
+    assert desk.do(lambda tx: moves.close_some(tx, run_id, other)) == 2
 
 
 def test_closing_a_run_that_is_not_there_does_nothing(desk: Any) -> None:
@@ -568,6 +637,7 @@ def test_a_retried_run_keeps_the_order_of_its_stages(desk: Any) -> None:
 
 def test_a_run_that_its_deadline_cut_stays_partial_while_anything_of_it_is_missing(desk: Any) -> None:
     run_id = desk.run(2, deadline_s=60.0)
+    desk.now_ms += 60_000
     closed(desk, run_id, Closing.DEADLINE)
     one, _ = desk.tasks(run_id)
     retried(desk, run_id, one)
@@ -592,6 +662,7 @@ def test_a_retry_in_the_commit_that_ends_a_closing_run_opens_it_again(desk: Any)
     run_id = desk.run(1, deadline_s=60.0)
     (task_id,) = desk.tasks(run_id)
     held = desk.claim(task_id)
+    desk.now_ms += 60_000
     asked(desk, run_id, Closing.DEADLINE)
     desk.now_ms += 100_000
     verdict = judge(Outcome.CANCELLED, Tries(), desk.new().stages[0].work.limits, 1)
@@ -614,8 +685,8 @@ def test_a_run_that_ended_and_was_opened_again_in_one_commit_is_open(desk: Any) 
         desk.settling(held, Ending(Outcome.OK, value="1"), verdict),
         lambda tx: moves.ask_close(tx, run_id, Closing.CANCEL),
         lambda tx: moves.retry_some(tx, run_id, None, BOTH),
-        lambda tx: moves.ask_close(tx, run_id, Closing.DEADLINE),
-        lambda tx: moves.close_some(tx, run_id, Closing.DEADLINE),
+        lambda tx: moves.ask_close(tx, run_id, Closing.CANCEL),
+        lambda tx: moves.close_some(tx, run_id, Closing.CANCEL),
     )
     assert desk.ended(run_id)
     assert desk.states(run_id) == [S.CANCELLED, S.SUCCEEDED]

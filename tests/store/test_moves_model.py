@@ -22,7 +22,7 @@ from batt_supervisor.core.model import Claim, Ending, Outcome, Tries
 from batt_supervisor.core.recovery import recover
 from batt_supervisor.core.retry import judge
 from batt_supervisor.core.world import Closing
-from batt_supervisor.errors import ClaimLost, Refused
+from batt_supervisor.errors import Refused
 from batt_supervisor.store import moves, submit
 
 S = State
@@ -81,7 +81,7 @@ class Moves(RuleBasedStateMachine):
     @precondition(lambda self: len(self.runs) < 4)
     def submit(self, stages: list[int], seal: bool) -> None:
         desk = self.desk
-        run_id = desk.do(lambda tx: submit.create_run(tx, desk.new(stages=len(stages), deadline_s=60.0))).id
+        run_id = desk.do(lambda tx: submit.create_run(tx, desk.new(stages=len(stages), deadline_s=5.0))).id
         whole = [task for stage, number in enumerate(stages) for task in desk.chunk(number, stage)]
         steps = [lambda tx: submit.add_tasks(tx, run_id, 0, whole)]
         desk.group(*steps, *([lambda tx: submit.seal(tx, run_id)] if seal else []))
@@ -143,7 +143,8 @@ class Moves(RuleBasedStateMachine):
                 expected.add(task_id)
             elif not self.run_of(task_id).sealed:
                 batch.pop()  # the daemon never looks at a run that is not sealed
-        assert set(self.desk.do(lambda tx: moves.claim(tx, batch))) == expected
+        claimed = self.desk.do(lambda tx: moves.claim(tx, batch))
+        assert {one: found.tries for one, found in claimed.items()} == {one: self.tasks[one].tries for one in expected}
         for task_id in expected:
             self.move(task_id, Event.CLAIM)
             self.tasks[task_id].attempt += 1
@@ -157,7 +158,8 @@ class Moves(RuleBasedStateMachine):
             if task_id is None or any(task_id == one for one, _ in steps):
                 break
             task = self.tasks[task_id]
-            verdict = judge(outcome, task.tries, desk.new().stages[0].work.limits, task_id)
+            limits = desk.new().stages[0].work.limits
+            verdict = judge(outcome, task.tries, limits, task_id, together=data.draw(st.booleans()))
             ending = Ending(outcome, value="1" if outcome is Outcome.OK else None)
             steps.append((task_id, desk.settling(Claim(task_id, task.attempt), ending, verdict)))
             task.tries = verdict.tries
@@ -174,7 +176,7 @@ class Moves(RuleBasedStateMachine):
         task = self.tasks[task_id]
         late = Claim(task_id, task.attempt - early if task.state in LIVE else task.attempt)
         verdict = judge(Outcome.OK, Tries(), self.desk.new().stages[0].work.limits, 1)
-        with pytest.raises(ClaimLost):
+        with pytest.raises(self.desk.Lost):
             self.desk.do(self.desk.settling(late, Ending(Outcome.OK, value="0"), verdict))
 
     @rule(data=st.data())
@@ -201,13 +203,15 @@ class Moves(RuleBasedStateMachine):
         run_id = data.draw(st.sampled_from(found))
         run = self.runs[run_id]
         open_tasks = [task_id for task_id in run.tasks if self.tasks[task_id].state not in SETTLED]
-        assert self.desk.do(lambda tx: moves.ask_close(tx, run_id, why)) == len(open_tasks)
-        waiting = [task_id for task_id in open_tasks if self.tasks[task_id].state not in LIVE]
-        assert self.desk.do(lambda tx: moves.close_some(tx, run_id, why)) == len(waiting)
-        for task_id in waiting:
-            self.move(task_id, Event.CANCEL)
-        if open_tasks:
+        may = why is Closing.CANCEL or self.desk.reader.run(run_id).deadline_at_ms <= self.desk.now_ms
+        assert self.desk.do(lambda tx: moves.ask_close(tx, run_id, why)) == (len(open_tasks) if may else 0)
+        if open_tasks and may:
             run.closing = run.closing or why
+        waiting = [task_id for task_id in open_tasks if self.tasks[task_id].state not in LIVE]
+        closes = waiting if run.closing is why else []
+        assert self.desk.do(lambda tx: moves.close_some(tx, run_id, why)) == len(closes)
+        for task_id in closes:
+            self.move(task_id, Event.CANCEL)
 
     @rule(data=st.data(), states=st.sets(st.sampled_from(State)), one=st.booleans())
     def retry(self, data: st.DataObject, states: set[State], one: bool) -> None:
@@ -285,8 +289,8 @@ class Moves(RuleBasedStateMachine):
         if not hasattr(self, "desk"):
             return
         self.desk.check()
-        rows = self.desk.db.execute("SELECT id, state, attempt, charged, resource, uncharged FROM tasks")
-        assert {row[0]: Task(State(row[1]), row[2], Tries(*row[3:])) for row in rows} == self.tasks
+        rows = self.desk.db.execute("SELECT id, state, attempt FROM tasks").fetchall()
+        assert {row[0]: Task(State(row[1]), row[2], self.desk.tries(row[0])) for row in rows} == self.tasks
         assert {run_id: self.desk.reader.run(run_id).closing for run_id in self.runs} == {
             run_id: run.closing for run_id, run in self.runs.items()
         }

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from batt_supervisor.core.model import Limits, Room, Tries, Work
 from batt_supervisor.errors import SchemaTooNew, StoreUnavailable
 from batt_supervisor.store import Store, schema
 
@@ -38,6 +39,35 @@ def test_migrating_twice_changes_nothing(db: sqlite3.Connection) -> None:
     before = "\n".join(db.iterdump())
     schema.migrate(db)
     assert "\n".join(db.iterdump()) == before
+
+
+def test_a_database_of_the_first_version_is_brought_up_to_date_with_what_is_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it never said is what it meant then: battd's own interpreter, no limits, nothing suspect."""
+    known = schema.migrations()
+    with closing(schema.connect(tmp_path / "old.db")) as db, monkeypatch.context() as first:
+        first.setattr(schema, "migrations", lambda: known[:1])
+        schema.migrate(db)
+        db.executescript(
+            "INSERT INTO runs (name, cwd, env, task_count, created_at_ms, sealed_at_ms) "
+            "VALUES ('r', '/', '{}', 1, 1, 1);"
+            "INSERT INTO stages VALUES (1, 0, 's', 'zoo:work', NULL, 0, 9.0, NULL, 2, 1.0, '[]');"
+            "INSERT INTO tasks (run_id, idx, stage, args, state, moved_at_ms, attempt, charged) "
+            "VALUES (1, 0, 0, '[]', 'running', 1, 1, 1);"
+            "INSERT INTO attempts (task_id, number, claimed_at_ms) VALUES (1, 1, 1);"
+        )
+    store = Store(tmp_path / "old.db")
+    reader = store.reader()
+    with closing(schema.connect(tmp_path / "new.db")) as fresh, closing(store), closing(reader):
+        schema.migrate(fresh)
+        with closing(schema.connect(store.path, readonly=True)) as old:
+            assert tables(old) == tables(fresh)
+        run = reader.run(1)
+        assert run is not None
+        assert reader.stages(run)[0].work == Work(Room("/"), Limits(9.0, max_attempts=2), function="zoo:work")
+        assert reader.live()[0][0].tries == Tries(charged=1)
+        assert reader.attempts(1)[0].peak_threads is None
 
 
 def test_every_table_is_strict(db: sqlite3.Connection) -> None:

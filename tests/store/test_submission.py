@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from batt_supervisor.core.lifecycle import State
+from batt_supervisor.core.model import Limits, Room, Work
 from batt_supervisor.errors import Refused
 from batt_supervisor.store import moves, submit
 
@@ -26,6 +27,19 @@ def test_a_run_is_written_as_it_was_given(desk: Any) -> None:
     stages = desk.reader.stages(row)
     assert [(stage.number, stage.name, stage.after) for stage in stages] == [(0, "s0", ()), (1, "s1", (0,))]
     assert stages[0].work == desk.new().stages[0].work
+
+
+def test_a_stage_is_read_with_every_limit_it_was_given(desk: Any) -> None:
+    whole = Limits(9.0, 8.0, 7, 6.0, 5.0, 4.0, 3 << 30, 2, 1)
+    room = Room("/srv", (("A", "1"),), "/opt/venv/bin/python")
+    works = [
+        Work(room, whole, function="zoo:work", allow_children=True, seed=2**62),
+        Work(room, Limits(1.0), command=("ls", "{item}"), shell=True, seed=2**62),
+    ]
+    stages = tuple(submit.NewStage(f"s{number}", work) for number, work in enumerate(works))
+    run = submit.NewRun("card", None, "/srv", {"A": "1"}, None, stages, python="/opt/venv/bin/python", seed=2**62)
+    run_id = desk.do(lambda tx: submit.create_run(tx, run)).id
+    assert [stage.work for stage in desk.reader.stages(desk.reader.run(run_id))] == works
 
 
 def test_the_same_key_finds_the_same_run(desk: Any) -> None:

@@ -1,6 +1,7 @@
 """A worker is put back in order after each attempt: tried in a process of its own, that adopts what is left behind."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,8 @@ from worker import isolate
 ROOT = Path(isolate.__file__).parents[1]
 
 FRAME = """
-import ctypes, json, os, signal, sys, threading, time
+import ctypes, decimal, gc, json, locale, logging, os, signal, socket, sys, threading, time, warnings
+subreaper = ctypes.c_int()
 ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # adopts what its descendants leave behind, as a worker does
 from worker import isolate
 def state():
@@ -24,6 +26,16 @@ def state():
         "handlers": [str(signal.getsignal(n)) for n in range(1, 32)], "timer": signal.getitimer(signal.ITIMER_REAL)[0],
         "mask": sorted(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, []))),
         "limits": [__import__("resource").getrlimit(n) for n in range(8)],
+        "interpreter": [
+            sys.getswitchinterval(), sys.gettrace() is None, sys.getprofile() is None, gc.isenabled(),
+            gc.get_threshold(),
+            sys.excepthook is sys.__excepthook__, threading.excepthook is threading.__excepthook__, list(sys.argv),
+            len(sys.meta_path), len(sys.path_hooks), threading.stack_size(), socket.getdefaulttimeout(),
+            logging.root.manager.disable, decimal.getcontext().prec, decimal.getcontext().rounding,
+            list(map(str, warnings.filters)), locale.setlocale(locale.LC_ALL), time.tzname,
+            os.getpriority(os.PRIO_PROCESS, 0), sorted(os.sched_getaffinity(0)),
+            ctypes.CDLL(None).prctl(37, ctypes.byref(subreaper), 0, 0, 0), subreaper.value,
+        ],
     }}
 before = state()
 baseline = isolate.Baseline(os.getcwd())
@@ -85,7 +97,7 @@ def after(attempt: str, folder: Path) -> dict[str, Any]:
     ],
 )
 def test_what_an_attempt_changed_is_as_before(tmp_path: Path, attempt: str) -> None:
-    assert after(attempt, tmp_path) == {"told": None, "ended": 0, "changed": []}
+    assert after(attempt, tmp_path) == {"told": None, "ended": None, "changed": []}
 
 
 @pytest.mark.parametrize(
@@ -99,6 +111,56 @@ def test_what_an_attempt_changed_is_as_before(tmp_path: Path, attempt: str) -> N
 )
 def test_a_stream_that_cannot_be_flushed_stops_nothing(tmp_path: Path, attempt: str) -> None:
     assert after(attempt + "\nos.chdir('/')", tmp_path)["changed"] == []
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        "sys.setswitchinterval(0.5); sys.setprofile(lambda *a: None); gc.disable(); gc.set_threshold(1)",
+        "sys.settrace(lambda *a: None); threading.settrace(lambda *a: None)",
+        "sys.excepthook = threading.excepthook = lambda *a: None; sys.argv = ['x']",
+        "sys.meta_path.clear(); sys.path_hooks.append(print); sys.path = ('/x',)",
+        "threading.stack_size(2**20); socket.setdefaulttimeout(1); logging.disable(50)",
+        "decimal.getcontext().prec = 3; decimal.getcontext().rounding = decimal.ROUND_UP",
+        "decimal.setcontext(decimal.Context(prec=5))",
+        "warnings.simplefilter('error')",
+        "warnings.filters = []",
+        "locale.setlocale(locale.LC_ALL, 'C.UTF-8')",
+        "os.environ['TZ'] = 'Asia/Tokyo'; time.tzset()",
+        "os.nice(3); os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])",
+        "ctypes.CDLL(None).prctl(36, 0, 0, 0, 0)",
+    ],
+)
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may put its priority back")
+def test_what_an_attempt_set_in_the_interpreter_is_as_before(tmp_path: Path, attempt: str) -> None:
+    assert after(attempt, tmp_path) == {"told": None, "ended": None, "changed": []}
+
+
+@pytest.mark.parametrize(
+    ("attempt", "words"),
+    [
+        ("time.monotonic = lambda: 0.0", "time.monotonic was replaced"),
+        ("json.dumps = print", "json.dumps was replaced"),
+        ("sys.stdout.close()", "its standard output was closed"),
+        ("os.dup(0); [os.dup(0) for _ in range(20)]", "left 21 descriptors open"),
+    ],
+)
+def test_what_is_not_put_back_is_a_reason_to_recycle(tmp_path: Path, attempt: str, words: str) -> None:
+    assert after(attempt, tmp_path)["told"] == words
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
+def test_a_worker_that_is_somebody_else_by_now_is_recycled(tmp_path: Path) -> None:
+    told = after("os.setresuid(0, 0, 65534)", tmp_path)["told"]
+    assert told == "it is another user, or has another root directory, by now"
+
+
+def test_what_a_module_sets_when_it_is_imported_stays(tmp_path: Path) -> None:
+    attempt = "sys.setrecursionlimit(4321); os.environ['SET'] = 'x'\nbaseline = baseline.renewed()\n"
+    attempt += "sys.setrecursionlimit(999); del os.environ['SET']"
+    found = after(attempt, tmp_path)
+    assert found["told"] is None
+    assert found["changed"] == ["env", "recursion"]
 
 
 def test_a_directory_that_is_gone_is_a_reason_to_recycle(tmp_path: Path) -> None:
@@ -190,4 +252,4 @@ def test_zombies_are_reaped(tmp_path: Path) -> None:
 
 
 def test_without_children_there_is_nothing_to_do(tmp_path: Path) -> None:
-    assert after("pass", tmp_path)["ended"] == 0
+    assert after("pass", tmp_path)["ended"] is None

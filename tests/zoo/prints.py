@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 
+from zoo import kin
+
 
 def both(text: str = "text") -> None:
     print(f"out {text}")
@@ -30,3 +32,23 @@ def much(size: int) -> None:
 
 def surrogates() -> None:
     print("\ud800")
+
+
+def flood(size: int = 2**30) -> None:
+    """As fast as it can: control bytes, half a character, no end of a line."""
+    piece = b"\x1b[2J\x00\xff\x07\r" * 2**17
+    written = 0
+    while written < min(size, 2**30):
+        written += os.write(1, piece)
+
+
+def flood_by_a_child(path: str, size: int = 2**30) -> int:
+    """The same, to standard error, by a process in a session of its own."""
+
+    def pour() -> None:
+        os.setsid()
+        os.dup2(2, 1)
+        flood(size)
+
+    child = kin.fork(path, pour)
+    return os.waitpid(child, 0)[1]

@@ -1,0 +1,86 @@
+"""Reads what a worker has reported: written by the worker, but in a process in which a task may have done anything."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Final
+
+from batt_supervisor.core.model import Outcome
+
+OUTCOMES: Final = frozenset(
+    {
+        Outcome.OK,
+        Outcome.EXCEPTION,
+        Outcome.BAD_RESULT,
+        Outcome.CRASHED,
+        Outcome.OUT_OF_MEMORY,
+        Outcome.OUT_OF_THREADS,
+        Outcome.LOST,
+    }
+)
+"""What a worker can say of an attempt; everything else is seen from outside."""
+
+_TEXTS: Final = ("reason", "value", "file", "signal")
+_NUMBERS: Final = ("wall_s", "cpu_s")
+_COUNTS: Final = ("peak_memory_bytes", "exit_code")
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One report.
+
+    Attributes:
+        told: What it says of the attempt; see `worker.report`.
+        log: Number of the worker's log, and the first byte and the end of what is the attempt's.
+        modules: Files of the room's modules that the worker has loaded, if more than it had told before.
+        modules_file: The file that lists them, where they are many.
+        recycle: Why the worker should serve no further attempt; empty while it may.
+    """
+
+    told: dict[str, Any]
+    log: tuple[int, int, int]
+    modules: dict[str, list[int]]
+    modules_file: str
+    recycle: str
+
+
+def read(data: bytes, serial: int) -> Report:
+    """Read the report of attempt `serial`.
+
+    Raises:
+        ValueError: It is none, is of another attempt, or says what no worker says.
+    """
+    told = json.loads(data)
+    if not isinstance(told, dict) or told.pop("serial", None) != serial:
+        raise ValueError("it tells of another attempt than the next")
+    _expect(told.get("outcome") in OUTCOMES, "its outcome")
+    for name in _TEXTS:
+        _expect(isinstance(told.get(name), str | None), name)
+    _expect("/" not in (told.get("file") or ""), "file")
+    for name in _NUMBERS:
+        _expect(_is_number(told.get(name), int | float), name)
+    for name in _COUNTS:
+        _expect(told.get(name) is None or _is_number(told[name], int), name)
+    error = told.get("error")
+    if error is not None:
+        _expect(isinstance(error, dict) and set(error) == {"type", "message", "traceback"}, "error")
+        _expect(all(isinstance(text, str) for text in error.values()), "error")
+    log = told.pop("log", None)
+    _expect(isinstance(log, list) and len(log) == 3 and all(_is_number(one, int) for one in log), "log")
+    modules, listed = told.pop("modules", {}), told.pop("modules_file", "")
+    _expect(isinstance(modules, dict) and isinstance(listed, str) and "/" not in listed, "modules")
+    _expect(all(isinstance(one, list) and len(one) == 4 for one in modules.values()), "modules")
+    recycle = told.pop("recycle", "")
+    _expect(isinstance(recycle, str), "recycle")
+    first, last = max(0, log[1]), max(0, log[2])
+    return Report(told, (log[0], min(first, last), last), modules, listed, recycle)
+
+
+def _is_number(value: object, kind: Any) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool) and 0 <= abs(value) < 2**53
+
+
+def _expect(holds: bool, what: str) -> None:
+    if not holds:
+        raise ValueError(f"{what} is not what a worker says")
