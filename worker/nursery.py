@@ -113,9 +113,10 @@ class Nursery:
         return {worker.exit_fd for worker in self._workers.values()}
 
     def _fork(self, message: bytes, fds: list[int]) -> tuple[dict[str, Any], int]:
+        parent = os.getpid()  # asked in the child, it might be told who has inherited it: this process can be killed now
         pid = fork()
         if pid == 0:
-            self._be_worker(message, fds)
+            self._be_worker(message, fds, parent)
         try:
             pidfd = os.pidfd_open(pid)
         except OSError:
@@ -127,11 +128,10 @@ class Nursery:
         found = family.stat(pid)  # there, for it has not been waited for
         return {"pid": pid, "started": found.started if found else 0}, pidfd
 
-    def _be_worker(self, message: bytes, fds: list[int]) -> NoReturn:
+    def _be_worker(self, message: bytes, fds: list[int], parent: int) -> NoReturn:
         """The child: leave everything of the nursery behind, and never come back."""
         code = 1
         try:
-            parent = os.getppid()
             self._control.close()
             for worker in self._workers.values():
                 os.close(worker.pidfd)

@@ -56,6 +56,7 @@ class Nurseries:
         self._places, self._registry, self._build, self._wake = places, registry, build, wake
         self._open: dict[Room, Nursery] = {}
         self._leaving: list[Nursery] = []
+        self._lost: list[Nursery] = []  # have failed, and may not have ended yet
         self._bad: dict[Room, BadRoom] = {}
         self._looked_s = 0.0
 
@@ -69,12 +70,11 @@ class Nurseries:
         return [fd for nursery in self._open.values() for fd in nursery.descriptors()]
 
     def look_after(self, rooms: Collection[Room], settings: Settings, boot_timeout_s: float, now_s: float) -> bool:
-        """Start what is needed and let go what is not; whether one has died, and something of it may be left.
+        """Start what is needed and let go what is not; whether one dies, and something of it may be left.
 
         Args:
             rooms: Those that have slots.
         """
-        died = False
         unwell = now_s - self._looked_s >= HEALTH_S
         if unwell:
             self._looked_s = now_s
@@ -90,13 +90,15 @@ class Nurseries:
             elif now_s - nursery.since_s > LINGER_S and not nursery.workers:
                 nursery.retire()
             if nursery.trouble:
-                died = True
+                self._lost.append(nursery)
                 self._has_ended(nursery, room in rooms, now_s)
         for room in rooms:
             if room not in self._open and not self.bad(room, now_s):
                 self._start(room, settings, now_s)
         self._leaving = [one for one in self._leaving if not (one.workers == 0 and one.retire() and one.gone())]
-        return died
+        # Its socket closes some moments before its children become battd's: once more after it has ended.
+        lost, self._lost = self._lost, [one for one in self._lost if not one.ended()]
+        return bool(lost)
 
     def _start(self, room: Room, settings: Settings, now_s: float) -> None:
         nursery = self._open[room] = Nursery(room, self._places, settings, self._registry.number(), now_s)

@@ -321,9 +321,13 @@ class Nursery:
             self._lock.release()
         return True
 
+    def ended(self) -> bool:
+        """Whether its process has ended, and its children have become battd's."""
+        return self._child is None or self._child.poll() is not None
+
     def gone(self) -> bool:
         """After `retire`: whether its process has ended; its descriptors are then closed."""
-        if self._child is not None and self._child.poll() is None:
+        if not self.ended():
             self.wake()
             if time.monotonic() - self._retired_s > LEAVE_S:
                 self.fail("it does not leave")

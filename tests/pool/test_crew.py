@@ -8,8 +8,9 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -31,13 +32,15 @@ HOME = Room("/")
 class Hands:
     """A crew with its two threads, and this thread as its loop."""
 
-    def __init__(self, folder: Path, width: int = 2, **given: Any) -> None:
+    def __init__(
+        self, folder: Path, width: int = 2, environ: Mapping[str, str] = MappingProxyType({}), **given: Any
+    ) -> None:
         for name in ("logs", "results"):
             (folder / name).mkdir()
         self.folder = folder
         places = Places(folder / "logs", folder / "results", f"test-{os.getpid()}", "/nowhere", 2**26)
-        environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(TESTS)}
-        nursery = NurserySettings(preload=(), environ=environ, **given)
+        environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(TESTS), **environ}
+        nursery = NurserySettings(environ=environ, **{"preload": (), **given})
         settings = Settings(20.0, resource.getrlimit(resource.RLIMIT_NOFILE), nursery)
         self.crew = Crew(places, settings, Groups.find("off", "x"), width, HOME, time.monotonic())
         self._threads = [threading.Thread(target=one.run) for one in (self.crew.builder, self.crew.reaper)]
@@ -181,6 +184,24 @@ def test_nothing_is_left_of_slots_that_were_thrown_away(hands: Hands) -> None:
     settle()
     hands.until("it holds no more than before", lambda: held() <= before)
     assert hands.call("zoo.calm:echo", 1) == "1"
+
+
+def test_a_worker_whose_nursery_died_while_it_was_forked_takes_nothing_up(tmp_path: Path) -> None:
+    """It would read from the pipe of the one that takes its place."""
+    flag = tmp_path / "flag"
+    hands = Hands(tmp_path, environ={"ZOO_FORKS": str(flag)}, preload=("zoo.forks",))
+    try:
+        hands.all_idle()
+        flag.touch()
+        kill_worker(hands, 0)
+        born = tmp_path / "flag.pid"
+        hands.until("its nursery has died", born.exists)
+        hands.until("it has gone, too", lambda: not psutil.pid_exists(int(born.read_text())))
+        for number in range(6):
+            assert hands.call("zoo.calm:echo", number) == str(number)
+        hands.all_idle()
+    finally:
+        hands.close()
 
 
 def test_a_request_that_a_dead_worker_left_is_not_made_by_the_next(hands: Hands, tmp_path: Path) -> None:
