@@ -113,7 +113,7 @@ class Nursery:
         return {worker.exit_fd for worker in self._workers.values()}
 
     def _fork(self, message: bytes, fds: list[int]) -> tuple[dict[str, Any], int]:
-        parent = os.getpid()  # asked in the child, it might be told who has inherited it: this process can be killed now
+        parent = os.getpid()  # the child would ask too late: this process may be killed now, and it be inherited
         pid = fork()
         if pid == 0:
             self._be_worker(message, fds, parent)
