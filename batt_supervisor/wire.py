@@ -58,6 +58,9 @@ class StageSpec(Wire):
 
     Attributes:
         allow_children: Processes and threads that an attempt leaves behind stay with its worker.
+        need_memory_bytes: What an attempt is expected to take, at least; None: as learned from its kind.
+        need_threads: Threads and processes likewise, its own included.
+        kind: Name of tasks that behave alike; None: the function, or the command's first word.
     """
 
     name: str = Field(min_length=1, max_length=200)
@@ -74,6 +77,9 @@ class StageSpec(Wire):
     thread_limit: Amount | None = None
     output_limit_bytes: Amount | None = None
     allow_children: bool = False
+    need_memory_bytes: Amount | None = None
+    need_threads: Amount | None = None
+    kind: str | None = Field(default=None, min_length=1, max_length=200)
     after: tuple[str, ...] = ()
 
     @model_validator(mode="after")
@@ -270,7 +276,14 @@ class SlotInfo(Wire):
 
 
 class HeadroomInfo(Wire):
-    """The last reading: what is free by which limit, what is promised to attempts, what is kept in reserve."""
+    """The last reading: what is free by which limit, what is promised to attempts, what is kept in reserve.
+
+    Attributes:
+        memory_promised_bytes: Needs of running attempts, less what they have taken already; with those of this user's
+            other supervisors on this host.
+        level: `open`, `reduced`, `single` or `hold`.
+        width: How many attempts may run at once at this level.
+    """
 
     memory_free_bytes: int
     memory_limit: str
@@ -280,6 +293,117 @@ class HeadroomInfo(Wire):
     threads_promised: int
     memory_reserve_bytes: int
     threads_reserve: int
+    level: str = "open"
+    level_reason: str = ""
+    width: int = 0
+
+
+class LimitInfo(Wire):
+    """One limit that was read.
+
+    Attributes:
+        resource: `memory` (bytes) or `threads` (threads and processes).
+        source: The file or call that it was read from.
+        each: It is every single process's own, not shared by them.
+        binds: It leaves least of its resource.
+    """
+
+    resource: str
+    name: str
+    source: str
+    limit: int
+    used: int
+    free: int
+    each: bool = False
+    binds: bool = False
+
+
+class PressureInfo(Wire):
+    """How hard the machine presses; None where the kernel does not say. PSI in percent of the last 10 s."""
+
+    memory_full: float | None
+    memory_some: float | None
+    cpu_some: float | None
+    load: float | None
+    cpus: float | None
+    swap_total_bytes: int
+    swap_free_bytes: int
+
+
+class HolderInfo(Wire):
+    """A supervisor in the ledger, and what it has promised to its attempts that they have not taken yet.
+
+    Attributes:
+        own: It is the one that answers.
+    """
+
+    pid: int
+    name: str
+    running: int
+    memory_promised_bytes: int
+    threads_promised: int
+    own: bool = False
+
+
+class PromiseInfo(Wire):
+    """A running attempt: what it is expected to take, and what it was seen to take."""
+
+    task: str
+    kind: str
+    memory_need_bytes: int
+    threads_need: int
+    memory_used_bytes: int | None
+    threads_used: int | None
+
+
+class LevelChange(Wire):
+    """One change of the level."""
+
+    at_ms: int
+    level: str
+    width: int
+    reason: str
+
+
+class HeadroomReport(Wire):
+    """Everything that admission goes by.
+
+    Attributes:
+        missing: What could not be read, and why.
+        ledger: Where the ledger is, or why there is none.
+        level_changes: How often the level has changed since battd was started.
+        recent_changes: The last of those.
+        evictions: How many attempts were stopped to save the rest.
+    """
+
+    headroom: HeadroomInfo
+    limits: tuple[LimitInfo, ...]
+    pressure: PressureInfo
+    missing: tuple[str, ...] = ()
+    ledger: str
+    holders: tuple[HolderInfo, ...]
+    promises: tuple[PromiseInfo, ...]
+    level_changes: int = 0
+    recent_changes: tuple[LevelChange, ...] = ()
+    evictions: int = 0
+
+
+class KindInfo(Wire):
+    """What attempts of a kind were seen to take, and what the next one is expected to take.
+
+    Attributes:
+        attempts: How many were learned from.
+        memory_need_bytes: What the next attempt is expected to take, unless its run declares more.
+        memory_peak_bytes: The most any of the last ones took.
+    """
+
+    kind: str
+    attempts: int
+    memory_need_bytes: int
+    threads_need: int
+    memory_peak_bytes: int
+    threads_peak: int
+    learned: bool
 
 
 class ServiceInfo(Wire):
