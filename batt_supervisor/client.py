@@ -22,6 +22,8 @@ from batt_supervisor.paths import SOCKET_NAME
 from batt_supervisor.wire import (
     CHUNK,
     Changed,
+    HeadroomReport,
+    KindInfo,
     LogText,
     Problem,
     ResultPage,
@@ -95,6 +97,14 @@ class Client:
         """The service as plain JSON, for comparing versions with a battd whose shapes are not ours."""
         answer = self._json(self._read("/v1/service"))
         return answer if isinstance(answer, dict) else {}
+
+    def headroom(self) -> HeadroomReport:
+        """Everything that admission goes by; `NotFound` from a battd that is too old to tell."""
+        return self._get(HeadroomReport, "/v1/headroom")
+
+    def kinds(self) -> list[KindInfo]:
+        """What was learned of each kind of tasks, the one that was updated last first."""
+        return self._get(list[KindInfo], "/v1/kinds")
 
     # Runs
 

@@ -77,6 +77,7 @@ class Settings(BaseModel):
     max_worker_age: DurationOrNone = 3600.0
     start_method: Literal["nursery", "spawn"] = "nursery"
     cgroup_root: str = "auto"
+    ledger: str = "auto"
     boot_timeout: Annotated[Duration, Field(le=3600)] = 60.0
     drain_timeout: Duration = 30.0
     watchdog: Duration = 10.0
@@ -106,7 +107,7 @@ class Settings(BaseModel):
             raise ValueError(f"{value} is {size} bytes long, a unix socket's path has at most {SOCKET_PATH_MAX}")
         return value
 
-    @field_validator("cgroup_root")
+    @field_validator("cgroup_root", "ledger")
     @classmethod
     def _hierarchies(cls, value: str) -> str:
         if value not in ("auto", "off") and not Path(value).is_absolute():

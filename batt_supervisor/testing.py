@@ -16,7 +16,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -26,7 +25,7 @@ import psutil
 from batt_supervisor.cli.items import arguments
 from batt_supervisor.client import Client
 from batt_supervisor.clock import Now
-from batt_supervisor.core.admission import Free
+from batt_supervisor.core.headroom import Limit, Reading, Resource
 from batt_supervisor.core.lifecycle import OPEN, State
 from batt_supervisor.core.limits import Sample
 from batt_supervisor.core.model import Room, Space, WorkerId
@@ -77,26 +76,33 @@ class FixedHeadroom:
     """A machine that has what it is said to have.
 
     Attributes:
-        free: What the next reading gives; replace it, or use `set`.
+        reading: What `read` gives; use `set` to change it.
     """
 
     def __init__(self, memory_bytes: int = 8 * 2**30, threads: int = 10_000) -> None:
-        total = Space(16 * 2**30, 32_768)
-        self.free = Free(Space(memory_bytes, threads), "memory of the test", "threads of the test", total)
+        self._total = Space(16 * 2**30, 32_768)
+        self._free = Space(memory_bytes, threads)
+        self.reading = self._read()
 
     def set(self, *, memory_bytes: int | None = None, threads: int | None = None) -> None:
         """Change what is free; what is None stays as it is."""
-        space = self.free.space
-        self.free = replace(
-            self.free,
-            space=Space(
-                space.memory_bytes if memory_bytes is None else memory_bytes,
-                space.threads if threads is None else threads,
-            ),
+        before = self._free
+        self._free = Space(
+            before.memory_bytes if memory_bytes is None else memory_bytes,
+            before.threads if threads is None else threads,
         )
+        self.reading = self._read()
 
-    def read(self, now_s: float) -> Free:
-        return self.free
+    def _read(self) -> Reading:
+        total, used, source = self._total, self._total - self._free, "FixedHeadroom"
+        memory = Limit(Resource.MEMORY, "memory of the test", source, total.memory_bytes, used.memory_bytes)
+        return Reading((memory, Limit(Resource.THREADS, "threads of the test", source, total.threads, used.threads)))
+
+    def read(self, now_s: float) -> Reading:
+        return self.reading
+
+    def close(self) -> None:
+        """Nothing is held open."""
 
 
 class _FakeSlot:
@@ -123,6 +129,7 @@ class FakePool:
         sent: Every request that was sent, with its slot, in order.
         ended: Serials whose end was ordered while they were their slot's current attempt.
         asked: Serials whose stacks were asked for.
+        refused: What `refusals` gives.
         samples: What `sample` gives, by serial; absent: nothing.
         renewed: (slot, room) of every renewal that was ordered.
         boots: Whether a renewed slot is idle again at once; otherwise `boot` makes it so.
@@ -130,6 +137,7 @@ class FakePool:
 
     def __init__(self, width: int = 2, room: Room | None = None, *, boots: bool = True) -> None:
         self.sent: list[tuple[int, Request]] = []
+        self.refused = 0
         self.ended: list[int] = []
         self.asked: list[int] = []
         self.samples: dict[int, Sample] = {}
@@ -222,6 +230,9 @@ class FakePool:
     def bad_rooms(self, now_s: float) -> Mapping[Room, str]:
         return {}
 
+    def refusals(self) -> int:
+        return self.refused
+
     def trouble(self) -> str:
         return next((slot.trouble for slot in self._slots.values() if slot.trouble), "")
 
@@ -300,6 +311,8 @@ class Daemon:
         user: The id that it runs under, of user and group alike, in no other group; only root may choose. `home` and
             its socket's folder are given to it.
         cgroups: Folders of control groups that it is put into before it starts.
+        before: Shell commands that its process makes before it becomes battd: "ulimit -v 1048576".
+        ledger: The folder of its ledger; None for one of its own, so that no other battd of this user counts.
 
     Attributes:
         env: As given; what is changed holds from the next `start`.
@@ -317,6 +330,8 @@ class Daemon:
         python: str = sys.executable,
         user: int | None = None,
         cgroups: Sequence[Path] = (),
+        before: str = "",
+        ledger: Path | None = None,
     ) -> None:
         self.home = home
         self.state_dir = home / "state"
@@ -325,6 +340,8 @@ class Daemon:
         self.slots = slots
         self.user = user
         self.cgroups = tuple(cgroups)
+        self.before = before
+        self.ledger = ledger or home / "ledger"
         self._python = python
         self._python_path = [*map(str, python_path), nursery.ROOT]
         # A unix socket's path has at most 107 bytes, and `home` may be deep.
@@ -362,7 +379,8 @@ class Daemon:
     def environment(self) -> dict[str, str]:
         """The environment that it is started with, which leads battctl to it, too."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("BATT_")}
-        return {**kept, "PYTHONPATH": os.pathsep.join(self._python_path), "BATT_SOCKET": str(self.socket), **self.env}
+        ours = {"BATT_SOCKET": str(self.socket), "BATT_LEDGER": str(self.ledger)}
+        return {**kept, "PYTHONPATH": os.pathsep.join(self._python_path), **ours, **self.env}
 
     def launch(self) -> None:
         """Start it, without waiting for anything."""
@@ -382,10 +400,11 @@ class Daemon:
             )
 
     def _entrance(self) -> list[str]:
-        """Words that put the process into its control groups, and that battd then takes the place of."""
-        if not self.cgroups:
+        """Words that put the process into its control groups and limits, and that battd then takes the place of."""
+        if not self.cgroups and not self.before:
             return []
-        script = 'until [ "$1" = -- ]; do echo $$ > "$1/cgroup.procs" || exit 1; shift; done; shift; exec "$@"'
+        enter = 'until [ "$1" = -- ]; do echo $$ > "$1/cgroup.procs" || exit 1; shift; done; shift'
+        script = "\n".join(filter(None, (enter, self.before, 'exec "$@"')))
         return ["/bin/sh", "-c", script, "sh", *map(str, self.cgroups), "--"]
 
     def start(self) -> Self:
@@ -395,6 +414,14 @@ class Daemon:
             DaemonEnded: It ended instead.
         """
         self.launch()
+        return self.ready()
+
+    def ready(self) -> Self:
+        """Wait until it serves, once it was launched.
+
+        Raises:
+            DaemonEnded: It ended instead.
+        """
         eventually("battd serves", self._serves)
         found = self.state_dir.stat()
         self._token = f"{found.st_dev:x}-{found.st_ino:x}"

@@ -13,6 +13,8 @@ from json import JSONEncoder
 from time import monotonic, sleep
 from typing import Any
 
+from worker import exhausted, shortage
+
 FRAME_MAX = 15_000
 """Bytes of a request in the pool's pipe, and of a report on the board; what is larger goes through a file. Pickled, a
 request of this size stays below the 16,384 bytes up to which multiprocessing writes a message in one piece, so that no
@@ -23,14 +25,13 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 DISK_S = 10.0
 """How long a result waits for room on a full disk."""
 
+REASON_MAX = 300
 MESSAGE_MAX = 2_000
 TRACEBACK_MAX = 6_000
 
 # Made here once: a task may leave a mock in json's place.
 _encode = JSONEncoder(separators=(",", ":")).encode
 _encode_strictly = JSONEncoder(separators=(",", ":"), allow_nan=False).encode
-
-_NO_THREADS = ("can't start new thread", "can't allocate thread")
 
 
 def of_value(value: Any, value_max: int) -> dict[str, Any]:
@@ -50,15 +51,42 @@ def of_value(value: Any, value_max: int) -> dict[str, Any]:
 
 
 def of_error(error: BaseException) -> dict[str, Any]:
-    """The report of a task that raised. Never fails, whatever the exception's own methods and attributes do."""
+    """The report of a task that raised. Never fails, whatever the exception's own methods and attributes do.
+
+    Where there was no memory, or no thread or process to be had, the reason ends with the limit that was behind it.
+    """
+    shortage.give_room()
+    try:
+        return _of_error(error)
+    except MemoryError:  # the frames that hold the memory are there as long as the exception is
+        unsaid = {"type": "MemoryError", "message": "", "traceback": ""}
+        return {"outcome": "out_of_memory", "reason": "MemoryError, and no memory to tell more", "error": unsaid}
+    finally:
+        shortage.take_room()
+
+
+def _of_error(error: BaseException) -> dict[str, Any]:
+    short = _short(error)
+    told = shortage.told(short) if short else ""  # first: it changes by the moment
+    limit = f" ({clip(told, REASON_MAX // 2)})" if told else ""
     name = _guarded(lambda: _type_name(type(error)), "the type cannot be shown")
     message = _guarded(lambda: str(error), "its message cannot be shown")
     trace = _guarded(lambda: _trace(error), "its traceback cannot be shown")
-    return {
-        "outcome": _guarded(lambda: _outcome(error), "") or "exception",
-        "reason": clip(f"{name}: {message}" if message else name, 300),
+    found = {
+        "outcome": short or "exception",
+        "reason": clip(f"{name}: {message}" if message else name, REASON_MAX - len(limit)) + limit,
         "error": {"type": clip(name, 300), "message": clip(message), "traceback": _tail(trace)},
     }
+    return {**found, "own_limit": True} if shortage.is_own(told) else found
+
+
+def _short(error: BaseException) -> shortage.Outcome | None:
+    try:
+        return exhausted.outcome_of(error)
+    except MemoryError:
+        return "out_of_memory"
+    except BaseException:  # of the task's own making
+        return None
 
 
 def _trace(error: BaseException) -> str:
@@ -82,7 +110,11 @@ def _type_name(kind: type) -> str:
 
 
 def of_exit(code: int) -> dict[str, Any]:
-    """The report of a command that ended with `code`, as os.waitstatus_to_exitcode gives it."""
+    """The report of a command that ended with `code`, as os.waitstatus_to_exitcode gives it.
+
+    Nothing but its exit is evidence: a command that prints "can't start new thread" and leaves with 1 has crashed, for
+    what it prints may be anything's words, and it has dealt with the matter in its own way.
+    """
     if code == 0:
         return {"outcome": "ok", "value": '{"exit_code":0}', "exit_code": 0}
     if code > 0:
@@ -106,42 +138,6 @@ def _tail(text: str) -> str:
         return text
     half = TRACEBACK_MAX // 2
     return f"{text[:half]}\n... ({len(text) - 2 * half} characters left out) ...\n{text[-half:]}"
-
-
-def _outcome(error: BaseException) -> str:
-    """Whether the exception, one it came from, or one of its group, says that there was no memory or no thread."""
-    seen: set[int] = set()
-    links: list[BaseException] = [error]
-    while links:
-        link = links.pop()
-        if id(link) in seen:
-            continue
-        seen.add(id(link))
-        if isinstance(link, MemoryError) or (isinstance(link, OSError) and link.errno == errno.ENOMEM):
-            return "out_of_memory"
-        if isinstance(link, BlockingIOError) and link.errno == errno.EAGAIN and _from_fork(link):
-            return "out_of_threads"
-        if isinstance(link, RuntimeError) and any(words in _guarded(link.__str__, "") for words in _NO_THREADS):
-            return "out_of_threads"
-        if isinstance(link, BaseExceptionGroup):
-            links += link.exceptions
-        origin = link.__cause__
-        if origin is None and not link.__suppress_context__:
-            origin = link.__context__
-        if origin is not None:
-            links.append(origin)
-    return "exception"
-
-
-def _from_fork(error: OSError) -> bool:
-    """EAGAIN is also what a full non-blocking pipe says; only starting a process makes it a lack of threads."""
-    functions: set[str] = set()
-    called: set[str] = set()
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        functions.add(frame.f_code.co_name)
-        called = set(frame.f_code.co_names)  # in the end those of the innermost, which made the call
-    in_library = bool({"_execute_child", "_fork_exec", "_launch", "spawnv_passfds"} & functions)
-    return in_library or error.filename is not None or bool({"fork", "forkpty", "posix_spawn", "posix_spawnp"} & called)
 
 
 def pack(report: dict[str, Any], spill: str) -> bytes:

@@ -9,20 +9,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from batt_supervisor.api.functions import check_function
 from batt_supervisor.api.interpreter import listed, search_of
 from batt_supervisor.config import Settings
-from batt_supervisor.core.model import Room, Work
+from batt_supervisor.core.levels import scaled
+from batt_supervisor.core.model import Limits, Room, Space, Work
 from batt_supervisor.errors import BadInput, NotAllowed, nearest
 from batt_supervisor.store.submit import NewRun, NewStage
+from batt_supervisor.units import format_size
 from batt_supervisor.wire import RunSpec, StageSpec
 
 
-def new_run(spec: RunSpec, settings: Settings, environ: Mapping[str, str]) -> NewRun:
+def new_run(spec: RunSpec, settings: Settings, environ: Mapping[str, str], total: Space | None = None) -> NewRun:
     """The run that a specification asks for.
 
     Args:
         environ: battd's own environment, which the run's variables are set over.
+        total: What the whole machine has, by the last reading; None where there is none.
 
     Raises:
-        BadInput: A function, command, directory, interpreter, stage or limit in it cannot be meant.
+        BadInput: A function, command, directory, interpreter, stage, limit or need in it cannot be meant.
         NotAllowed: `allow` has no pattern for it.
     """
     if not os.path.isabs(spec.cwd) or not os.path.isdir(spec.cwd):
@@ -50,7 +53,19 @@ def new_run(spec: RunSpec, settings: Settings, environ: Mapping[str, str]) -> Ne
             thread_limit=stage.thread_limit,
             output_limit_bytes=stage.output_limit_bytes,
         )
-        work = Work(room, limits, stage.function, stage.command or (), stage.shell, stage.allow_children, spec.seed)
+        _check_need(stage, limits, settings, total)
+        work = Work(
+            room,
+            limits,
+            stage.function,
+            stage.command or (),
+            stage.shell,
+            stage.allow_children,
+            spec.seed,
+            need_memory_bytes=stage.need_memory_bytes or None,
+            need_threads=stage.need_threads or None,
+            name=stage.kind or "",
+        )
         stages.append(NewStage(stage.name, work, tuple(_after(stage, names[:number]))))
     return NewRun(
         spec.name, spec.key, spec.cwd, spec.env, spec.deadline_s, tuple(stages), python=room.python, seed=spec.seed
@@ -96,6 +111,31 @@ def _check_work(stage: StageSpec, settings: Settings, environ: Mapping[str, str]
             raise NotAllowed(f"command {word!r} is not allowed here: allow = {list(settings.allow)}")
         if not stage.shell:
             _check_command(word, environ.get("PATH", os.defpath), room.cwd)
+
+
+def _check_need(stage: StageSpec, limits: Limits, settings: Settings, total: Space | None) -> None:
+    """Refuse a need that an attempt may not have, or that this machine never has: its tasks would be held for ever."""
+    before = f"stage {stage.name!r}: "
+    if stage.kind is not None and not (stage.kind.strip() and stage.kind.isprintable()):
+        raise BadInput(f"{before}kind: {stage.kind!r} cannot be used: it must be printable characters")
+    memory, threads = stage.need_memory_bytes or 0, stage.need_threads or 0
+    if limits.memory_limit_bytes is not None and memory > limits.memory_limit_bytes:
+        limit = format_size(limits.memory_limit_bytes)
+        raise BadInput(f"{before}need_memory ({format_size(memory)}) is more than memory_limit ({limit})")
+    if limits.thread_limit is not None and threads > limits.thread_limit:
+        raise BadInput(f"{before}need_threads ({threads}) is more than thread_limit ({limits.thread_limit})")
+    if total is None:
+        return
+    reserve = scaled(Space(settings.reserve_memory, settings.reserve_threads), total)
+    left = total - reserve
+    most = "is more than this machine has for tasks"
+    if memory > left.memory_bytes:
+        has = f"{format_size(total.memory_bytes)}, less {format_size(reserve.memory_bytes)} in reserve"
+        has = f"{format_size(left.memory_bytes)} ({has})"
+        raise BadInput(f"{before}need_memory ({format_size(memory)}) {most}: {has}")
+    if threads > left.threads:
+        has = f"{left.threads} ({total.threads}, less {reserve.threads} in reserve)"
+        raise BadInput(f"{before}need_threads ({threads}) {most}: {has}")
 
 
 def _check_command(word: str, path: str, cwd: str) -> None:

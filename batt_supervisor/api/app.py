@@ -23,6 +23,8 @@ from batt_supervisor.store import moves, submit
 from batt_supervisor.store.read import RunRow, TaskRow
 from batt_supervisor.wire import (
     Changed,
+    HeadroomReport,
+    KindInfo,
     LogText,
     Problem,
     ResultPage,
@@ -105,18 +107,22 @@ def _service_routes(app: FastAPI, service: Service) -> None:
         runs = tuple(show.run_info(service, row) for row in service.reader.runs(10))
         return service.describe().model_copy(update={"counts": states, "outcomes": outcomes, "runs": runs})
 
+    @app.get("/v1/kinds")
+    async def read_kinds() -> list[KindInfo]:
+        return show.kinds(service.reader.kinds(), service.settings().policy().need)
+
 
 def _submit_routes(app: FastAPI, service: Service) -> None:
     @app.post("/v1/check", status_code=204)
     async def check_run(spec: RunSpec) -> Response:
-        accept.new_run(spec, service.settings(), os.environ)
+        accept.new_run(spec, service.settings(), os.environ, service.total())
         return Response(status_code=204)
 
     @app.post("/v1/runs")
     async def create_run(spec: RunSpec) -> RunCreated:
         if service.draining():
             raise Refused("battd is going down and takes no new runs")
-        run = accept.new_run(spec, service.settings(), os.environ)
+        run = accept.new_run(spec, service.settings(), os.environ, service.total())
         return _created(await service.write(lambda tx: submit.create_run(tx, run)))
 
     @app.post("/v1/runs/{run}/tasks")
@@ -272,10 +278,15 @@ def _task_routes(app: FastAPI, service: Service) -> None:
             raise NotFound(f"the log of task {task_name(row.id)} is no longer there") from error
         return LogText(task=task_name(row.id), attempt=found.number, text=text, truncated=start > found.log_from)
 
+    @app.get("/v1/headroom")
+    async def read_headroom() -> HeadroomReport:
+        assert service.headroom is not None  # only parts of a test go without
+        return service.headroom()
+
     @app.get("/v1/tasks/{task}/why")
     async def read_why(task: str) -> Why:
         row = service.task(task)
-        hold = service.holds().get(row.run_id) if row.state is State.QUEUED else None
+        hold = service.hold_of(row) if row.state is State.QUEUED else None
         return Why(
             task=task_name(row.id),
             state=row.state,

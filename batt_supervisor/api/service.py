@@ -13,11 +13,13 @@ from typing import Any, TypeVar
 from batt_supervisor.config import Settings
 from batt_supervisor.core.admission import Hold
 from batt_supervisor.core.lifecycle import State
+from batt_supervisor.core.model import Space
+from batt_supervisor.core.world import Line
 from batt_supervisor.errors import NotFound, nearest
 from batt_supervisor.store import Store
 from batt_supervisor.store.read import Reader, RunRow, TaskRow
 from batt_supervisor.store.writer import Transaction
-from batt_supervisor.wire import ServiceInfo
+from batt_supervisor.wire import HeadroomReport, ServiceInfo
 
 T = TypeVar("T")
 
@@ -33,6 +35,9 @@ class Service:
         describe: The service as it stands, without what the store knows.
         holds: What holds the next task of each run.
         draining: Whether battd is going down.
+        lines: What holds each line of queued tasks.
+        headroom: Everything that admission goes by.
+        total: What the whole machine has, by the last reading; None before there is one.
     """
 
     store: Store
@@ -44,6 +49,9 @@ class Service:
     draining: Callable[[], bool]
     logs: Path
     results: Path
+    total: Callable[[], Space | None] = lambda: None
+    lines: Callable[[], dict[Line, Hold]] = dict
+    headroom: Callable[[], HeadroomReport] | None = None
     _reader: Reader | None = None
     _waiters: dict[int, set[asyncio.Event]] = field(default_factory=dict)
     _event_loop: asyncio.AbstractEventLoop | None = None
@@ -71,6 +79,11 @@ class Service:
             hint = "" if match else nearest(reference, self.reader.run_names(200))
             raise NotFound(f"no run {reference!r}{hint}")
         return found
+
+    def hold_of(self, row: TaskRow) -> Hold | None:
+        """What holds a queued task: the line that it stands in, or its run as a whole."""
+        held = (hold for line, hold in self.lines().items() if (line.run_id, line.stage) == (row.run_id, row.stage))
+        return next(held, None) or self.holds().get(row.run_id)
 
     def task(self, reference: str) -> TaskRow:
         """The task that `t12` or `12` means.

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from batt_supervisor.api.answer import Stored
 from batt_supervisor.api.service import Service
 from batt_supervisor.core.lifecycle import SETTLED, State, run_state
+from batt_supervisor.core.model import Space
+from batt_supervisor.core.needs import Learned, Needs
 from batt_supervisor.errors import NotFound
 from batt_supervisor.store.read import AttemptRow, RunRow, StageRow, TallyRow, TaskRow
 from batt_supervisor.wire import (
     AttemptInfo,
+    KindInfo,
     RunInfo,
     StageInfo,
     TaskErrorInfo,
@@ -65,6 +68,30 @@ def run_info(service: Service, row: RunRow) -> RunInfo:
         ),
         hold=hold.reason if hold and states.get(State.QUEUED) else None,
     )
+
+
+def kinds(learned: Sequence[Learned], default: Space) -> list[KindInfo]:
+    """What was learned of each kind, the one that was updated last first.
+
+    Args:
+        learned: In the order in which they were updated.
+        default: What is expected of a kind that little is known of.
+    """
+    needs = Needs(learned)
+    found = []
+    for one in reversed(learned):
+        need = needs.of_kind(one.kind, default)
+        info = KindInfo(
+            kind=one.kind,
+            attempts=one.attempts,
+            memory_need_bytes=need.memory_bytes,
+            threads_need=need.threads,
+            memory_peak_bytes=max(one.memory, default=0),
+            threads_peak=max((peak for peak in one.threads if peak is not None), default=0),
+            learned=one.is_learned,
+        )
+        found.append(info)
+    return found
 
 
 def task_result(row: TaskRow, stage: StageRow, results: Path) -> TaskResult:

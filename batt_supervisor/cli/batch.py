@@ -84,6 +84,9 @@ class Flags:
     thread_limit: int | None = None
     output_limit_bytes: int | None = None
     allow_children: bool | None = None
+    need_memory_bytes: int | None = None
+    need_threads: int | None = None
+    kind: str | None = None
 
     @property
     def limits(self) -> Limits:
@@ -98,6 +101,9 @@ class Flags:
             thread_limit=self.thread_limit,
             output_limit=self.output_limit_bytes,
             allow_children=self.allow_children,
+            memory=self.need_memory_bytes,
+            threads=self.need_threads,
+            kind=self.kind,
         )
 
 
@@ -241,6 +247,9 @@ def _stage(stage: Stage, limits: Limits) -> StageSpec:
             thread_limit=limits.thread_limit,
             output_limit_bytes=limits.output_limit,
             allow_children=bool(limits.allow_children),
+            need_memory_bytes=limits.memory,
+            need_threads=limits.threads,
+            kind=limits.kind,
             after=stage.after,
         )
     except ValidationError as error:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -19,11 +20,19 @@ from batt_supervisor.cli.options import (
 )
 from batt_supervisor.cli.output import cell, document, note, plain_json, say
 from batt_supervisor.cli.place import Flags
-from batt_supervisor.errors import BadInput
-from batt_supervisor.units import format_size
+from batt_supervisor.core.lifecycle import State
+from batt_supervisor.errors import BadInput, BattError
+from batt_supervisor.units import format_size, parse_size
 
 if TYPE_CHECKING:
-    from batt_supervisor.wire import AttemptInfo
+    from batt_supervisor.client import Client
+    from batt_supervisor.wire import AttemptInfo, HeadroomReport, Why
+
+EXHAUSTED: Final = ("out_of_memory", "out_of_threads")
+"""Outcomes that the machine is to blame for; their reason names the limit."""
+
+NEEDED: Final = re.compile(r": (\d+(?: [KM]iB| B)?) needed\b")
+"""Where the reason of a hold has what the task is expected to take (core/admission.py; a test compares)."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -99,22 +108,85 @@ def why(
 ) -> int:
     """Say why a task waits, or ended as it did.
 
-    Where something holds it: what is short, and by how much.
+    Where memory or threads hold it: what it needs, what is free by which limit, what is promised and what is in
+    reserve. With --json these are in `headroom`, in the unit of `missing`; the key is there for such a task only.
 
     \b
     Examples:
       battctl why t12
-      battctl why t12 --json | jq .short
+      battctl why t12 --json | jq '.short, .headroom.free'
     """
     me = caller(ctx, Flags(socket, state_dir, config), as_json)
     with me.client() as client:
         found = client.why(reference(task))
-    if me.json:
-        document(found)
-    else:
-        missing = f" (short: {found.short}, {found.missing} missing)" if found.short and found.missing else ""
-        say(cell(f"{found.task} is {found.state}: {found.reason}{missing}"))
+        figures = _figures(found, _report(client)) if found.short in ("memory", "threads") else None
+        if me.json:
+            document(found if figures is None else {**plain_json(found), "headroom": figures})
+            return Exit.OK
+        last = _last_exhausted(client, found)
+    missing = f" (short: {found.short}, {found.missing} missing)" if found.short and found.missing else ""
+    say(cell(f"{found.task} is {found.state}: {found.reason}{missing}"))
+    if figures is not None:
+        say(cell(_in_words(found, figures)))
+    if last is not None:
+        say(cell(f"  attempt {last.number} ended with {last.outcome}: {last.reason or 'no reason was kept'}"))
     return Exit.OK
+
+
+def _report(client: Client) -> HeadroomReport | None:
+    try:
+        return client.headroom()
+    except BattError:
+        return None  # an older battd; its sentence says why all the same
+
+
+def _figures(found: Why, report: HeadroomReport | None) -> dict[str, Any] | None:
+    """What admission goes by now, for what is short; None where battd cannot tell."""
+    if report is None:
+        return None
+    room = report.headroom
+    others = [holder for holder in report.holders if not holder.own]
+    if found.short == "memory":
+        return {
+            "free": room.memory_free_bytes,
+            "limit": room.memory_limit,
+            "promised": room.memory_promised_bytes,
+            "promised_by_others": sum(holder.memory_promised_bytes for holder in others),
+            "reserve": room.memory_reserve_bytes,
+        }
+    return {
+        "free": room.threads_free,
+        "limit": room.threads_limit,
+        "promised": room.threads_promised,
+        "promised_by_others": sum(holder.threads_promised for holder in others),
+        "reserve": room.threads_reserve,
+    }
+
+
+def _in_words(found: Why, figures: dict[str, Any]) -> str:
+    """The need as it was when the task was held; the rest as it is now."""
+    shown = format_size if found.short == "memory" else str
+    need = NEEDED.search(found.reason)
+    needs = "" if need is None else f"needs {shown(parse_size(need[1]))}, "
+    return (
+        f"  {found.short}: {needs}free {shown(figures['free'])} by {figures['limit']}, "
+        f"promised {shown(figures['promised'])} (of which {shown(figures['promised_by_others'])} by other "
+        f"supervisors), reserve {shown(figures['reserve'])}"
+    )
+
+
+def _last_exhausted(client: Client, found: Why) -> AttemptInfo | None:
+    """The last attempt of a task that waits to go again because there was no memory or thread to be had."""
+    if found.state not in (State.QUEUED, State.SCHEDULED):
+        return None  # the sentence is about that attempt, or about one that runs
+    try:
+        attempts = client.task(found.task).attempts
+    except BattError:
+        return None
+    last = attempts[-1] if attempts else None
+    if last is None or last.outcome not in EXHAUSTED or (last.reason and last.reason in found.reason):
+        return None
+    return last
 
 
 def _head(task: str, attempt: AttemptInfo, of: int) -> str:

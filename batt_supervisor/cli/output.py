@@ -61,7 +61,9 @@ def document(value: BaseModel | Mapping[str, Any] | Sequence[Any]) -> None:
 
 
 def plain_json(value: Any) -> Any:
-    """A shape of the API as plain JSON; other values as they are."""
+    """A shape of the API, or a list of them, as plain JSON; other values as they are."""
+    if isinstance(value, list):
+        return [plain_json(one) for one in value]
     # Not pydantic's own JSON: it refuses lone surrogates, which a task's value may hold.
     return value.model_dump() if hasattr(value, "model_dump") else value
 

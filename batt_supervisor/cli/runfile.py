@@ -66,7 +66,7 @@ class _Part(BaseModel):
 
 
 class Limits(_Part):
-    """What an attempt may take; in a run file under [limits], and in each stage over it."""
+    """What an attempt may take, and what it needs; in a run file under [limits], and in each stage over it."""
 
     timeout: Duration | None = None
     soft_timeout: Duration | None = None
@@ -78,6 +78,9 @@ class Limits(_Part):
     thread_limit: Count | None = None
     output_limit: Size | None = None
     allow_children: bool | None = None
+    memory: Size | None = None
+    threads: Count | None = None
+    kind: str | None = Field(default=None, min_length=1, max_length=200)
 
     def over(self, other: Limits) -> Limits:
         """These limits, and those of `other` where these say nothing."""

@@ -35,12 +35,14 @@ from batt_supervisor.cli.output import (
 from batt_supervisor.cli.place import Flags
 from batt_supervisor.cli.wait import settled, summary
 from batt_supervisor.core.lifecycle import SETTLED
-from batt_supervisor.errors import Unreachable
+from batt_supervisor.errors import BadInput, Unreachable
 from batt_supervisor.units import format_duration, format_size
 
 if TYPE_CHECKING:
     from batt_supervisor.client import Client
-    from batt_supervisor.wire import AttemptInfo, RunInfo, ServiceInfo, SlotInfo, TaskInfo
+    from batt_supervisor.wire import AttemptInfo, KindInfo, RunInfo, ServiceInfo, SlotInfo, TaskInfo
+
+    Seen = ServiceInfo | RunInfo | TaskInfo | list[KindInfo]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -53,6 +55,9 @@ def status(
     what: Annotated[str | None, typer.Argument(metavar="[RUN|TASK]", help="r7, t12 or a run's name.")] = None,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Look again and again, until Ctrl-C.")] = False,
     interval: Annotated[str, typer.Option(metavar="TIME", help="Pause between two looks.")] = "2s",
+    kinds: Annotated[
+        bool, typer.Option("--kinds", help="Show what each kind of task was seen to take, and is expected to.")
+    ] = False,
     socket: SocketOption = None,
     state_dir: StateDirOption = None,
     config: ConfigOption = None,
@@ -67,17 +72,20 @@ def status(
       battctl status
       battctl status r7 --watch
       battctl status t12
+      battctl status --kinds
       battctl status --json | jq .headroom
     """
     me = caller(ctx, Flags(socket, state_dir, config), as_json)
     pause_s = duration("--interval", interval) or 2.0
     if what is not None:
+        if kinds:
+            raise BadInput(f"--kinds shows what was learned from all runs: leave out {what!r}")
         reference(what)
     with me.client() as client:
         first = True
         while True:
             try:
-                seen = _look(client, what)
+                seen: Seen = client.kinds() if kinds else _look(client, what)
             except Unreachable as error:
                 if first or not watch:
                     raise
@@ -100,7 +108,7 @@ def _look(client: Client, what: str | None) -> ServiceInfo | RunInfo | TaskInfo:
     return client.task(what) if is_task(what) else client.run(what)
 
 
-def _show(seen: ServiceInfo | RunInfo | TaskInfo, *, again: bool, first: bool) -> None:
+def _show(seen: Seen, *, again: bool, first: bool) -> None:
     from batt_supervisor.wire import RunInfo, ServiceInfo
 
     if again and sys.stdout.isatty():
@@ -108,7 +116,9 @@ def _show(seen: ServiceInfo | RunInfo | TaskInfo, *, again: bool, first: bool) -
     elif again and not first:
         say()
     now_ms = time.time() * 1000
-    if isinstance(seen, ServiceInfo):
+    if isinstance(seen, list):
+        _kinds(seen)
+    elif isinstance(seen, ServiceInfo):
         _service(seen, now_ms)
     elif isinstance(seen, RunInfo):
         _run(seen, now_ms)
@@ -159,6 +169,28 @@ def _service(service: ServiceInfo, now_ms: float) -> None:
             ],
             right=("DONE", "TASKS", "AGE"),
         )
+
+
+def _kinds(found: list[KindInfo]) -> None:
+    if not found:
+        say("nothing was learned yet: no attempt has ended")
+        return
+    table(
+        ("KIND", "ATTEMPTS", "MEMORY", "PEAK", "THREADS", "PEAK", "EXPECTED BY"),
+        [
+            (
+                kind.kind,
+                kind.attempts,
+                format_size(kind.memory_need_bytes),
+                format_size(kind.memory_peak_bytes),
+                kind.threads_need,
+                kind.threads_peak or None,
+                "what it took" if kind.learned else "the default",
+            )
+            for kind in found
+        ],
+        right=("ATTEMPTS", "MEMORY", "PEAK", "THREADS"),
+    )
 
 
 def _doing(slot: SlotInfo) -> str | None:

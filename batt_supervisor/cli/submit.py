@@ -100,6 +100,21 @@ def submit(
     output_limit: Annotated[
         str | None, typer.Option(metavar="SIZE", help="What it may print: 64MiB; 0: no limit.")
     ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="What an attempt needs: it starts once so much is free. No limit: that is --memory-limit.",
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="Threads and processes it needs. No limit: that is --thread-limit."),
+    ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Tasks, of any run, that need alike [default: the function or command]."),
+    ] = None,
     allow_children: Annotated[
         bool, typer.Option("--allow-children", help="What a task leaves running stays with its worker.")
     ] = False,
@@ -177,6 +192,9 @@ def submit(
         thread_limit=thread_limit,
         output_limit_bytes=size("--output-limit", output_limit),
         allow_children=allow_children or None,
+        need_memory_bytes=size("--memory", memory),
+        need_threads=threads,
+        kind=kind,
         **seconds,
     )
     batch = _batch(target, command, shell=shell, items=items, args=args, flags=flags, choice=choice)
@@ -360,6 +378,12 @@ def _told(stage: StageSpec) -> Iterator[str]:
             yield f"{label} {format_size(size_bytes)}" if size_bytes else f"no {label}"
     if stage.thread_limit is not None:
         yield f"thread limit {stage.thread_limit}" if stage.thread_limit else "no thread limit"
+    if stage.need_memory_bytes:
+        yield f"needs {format_size(stage.need_memory_bytes)} of memory"
+    if stage.need_threads:
+        yield f"needs {number_of(stage.need_threads, 'thread')}"
+    if stage.kind is not None:
+        yield f"kind {stage.kind}"
     if stage.allow_children:
         yield "children may stay"
     if stage.max_attempts is not None:

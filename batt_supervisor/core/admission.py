@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from batt_supervisor.core.limits import Sample
 from batt_supervisor.core.model import NOTHING, Space
 
 
@@ -22,6 +24,18 @@ class Free:
     memory_limit: str
     threads_limit: str
     total: Space
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What an attempt is expected to take.
+
+    Attributes:
+        known: The threads were declared or learned, or it has failed for want of them; else they are but a guess.
+    """
+
+    space: Space
+    known: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,38 +58,67 @@ class Hold:
     reason: str
 
 
-def admit(need: Space, *, free: Free, promised: Space, reserve: Space, alone: bool) -> Start | Hold:
+def outstanding(need: Space, sample: Sample | None) -> Space:
+    """What of its need an attempt has not taken yet, so that no reading shows it.
+
+    Args:
+        sample: What it was last seen to use; None: not looked at yet, then it has its worker and nothing else.
+    """
+    memory_bytes, threads = (sample.memory_bytes, sample.threads) if sample is not None else (0, 1)
+    return Space(max(0, need.memory_bytes - memory_bytes), max(0, need.threads - threads))
+
+
+def admit(
+    need: Need,
+    *,
+    free: Free,
+    promised: Space,
+    reserve: Space,
+    alone: bool,
+    others: Space = NOTHING,
+    aside: Space = NOTHING,
+) -> Start | Hold:
     """Say whether one more attempt may start now; a Hold tells what is short, in that thing's own unit.
 
     Args:
         need: What the attempt is expected to take.
         free: The last reading.
-        promised: Needs of attempts started since, which have not taken them yet.
+        promised: What attempts of ours have been promised and have not taken yet.
         reserve: What stays free whatever waits.
-        alone: Nothing else of ours runs. Then the reserve of memory may be used, so that there is always progress;
-            never more than is free.
+        alone: Nothing else runs, of ours or of this user's other supervisors. Then the reserve may be used and promises
+            do not count, so that there is always progress; never more memory than is free. And a number of threads
+            that is only guessed holds nobody: the worker is there, and may be all that the attempt needs.
+        others: What other supervisors have promised.
+        aside: What is set aside for a task that has waited long.
     """
     if alone:
-        reserve, promised = Space(0, reserve.threads), NOTHING
-    left = free.space - promised - reserve
-    if need.threads > left.threads:
-        missing = need.threads - left.threads
-        return Hold(
-            "threads",
-            missing,
-            f"{missing} threads short: {need.threads} needed, {free.space.threads} free by {free.threads_limit}, "
-            f"{promised.threads} promised, {reserve.threads} in reserve",
+        reserve = promised = others = NOTHING
+    left = free.space - promised - others - aside - reserve
+    wanted = need.space
+    if wanted.threads > left.threads and (need.known or not alone):
+        missing = wanted.threads - left.threads
+        shown = _terms(str, promised.threads, others.threads, aside.threads, reserve.threads)
+        reason = (
+            f"{missing} threads short: {wanted.threads} needed, {free.space.threads} free by {free.threads_limit}, "
         )
-    if need.memory_bytes > left.memory_bytes:
-        missing = need.memory_bytes - left.memory_bytes
-        return Hold(
-            "memory",
-            missing,
-            f"{_size(missing)} of memory short: {_size(need.memory_bytes)} needed, {_size(free.space.memory_bytes)} "
-            f"free by {free.memory_limit}, {_size(promised.memory_bytes)} promised, "
-            f"{_size(reserve.memory_bytes)} in reserve",
+        return Hold("threads", missing, reason + shown)
+    if wanted.memory_bytes > left.memory_bytes:
+        missing = wanted.memory_bytes - left.memory_bytes
+        shown = _terms(_size, promised.memory_bytes, others.memory_bytes, aside.memory_bytes, reserve.memory_bytes)
+        reason = (
+            f"{_size(missing)} of memory short: {_size(wanted.memory_bytes)} needed, "
+            f"{_size(free.space.memory_bytes)} free by {free.memory_limit}, "
         )
+        return Hold("memory", missing, reason + shown)
     return Start()
+
+
+def _terms(shown: Callable[[int], str], promised: int, others: int, aside: int, reserve: int) -> str:
+    """What is taken off, for people; what others have and what is set aside only where there is such."""
+    terms = [f"{shown(promised)} promised"]
+    terms += [f"{shown(others)} promised by other supervisors"] if others else []
+    terms += [f"{shown(aside)} set aside for a task that has waited long"] if aside else []
+    return ", ".join([*terms, f"{shown(reserve)} in reserve"])
 
 
 def _size(count: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from batt_supervisor.core.admission import Free
 from batt_supervisor.core.model import NOTHING, Space
@@ -71,6 +72,10 @@ class Pressure:
     swap_free_bytes: int = 0
 
 
+CALM: Final = Pressure()
+"""Nothing presses, as far as anybody can say."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """One look at everything; at least one limit of each resource.
@@ -82,7 +87,7 @@ class Reading:
     """
 
     limits: Sequence[Limit]
-    pressure: Pressure = Pressure()
+    pressure: Pressure = CALM
     missing: Sequence[str] = ()
 
     def binding(self, resource: Resource) -> Limit:
@@ -155,4 +160,5 @@ class Others:
         return min((one.entry.oldest_s for one in self.holders), default=float("inf"))
 
 
-NOBODY = Others()
+NOBODY: Final = Others()
+"""There is no other."""

@@ -25,6 +25,7 @@ class Outcome(StrEnum):
     OUT_OF_MEMORY = "out_of_memory"
     OUT_OF_THREADS = "out_of_threads"
     STARVED = "starved"  # the wall limit, of an attempt that the machine gave hardly any CPU
+    EVICTED = "evicted"  # stopped by us to save the rest under pressure
     LOST = "lost"
     CANCELLED = "cancelled"
 
@@ -123,6 +124,9 @@ class Work:
         shell: The command is one string for /bin/sh.
         allow_children: Processes and threads that an attempt leaves behind stay with its worker.
         seed: With a task's index it makes the seed of random generators; None: fresh entropy for each attempt.
+        need_memory_bytes: What an attempt was declared to take; None: battd's default, and what its kind was seen to.
+        need_threads: Threads and processes likewise, the attempt's own included.
+        name: The name that was given to its kind; empty for none.
     """
 
     room: Room
@@ -132,11 +136,14 @@ class Work:
     shell: bool = False
     allow_children: bool = False
     seed: int | None = None
+    need_memory_bytes: int | None = None
+    need_threads: int | None = None
+    name: str = ""
 
     @property
     def kind(self) -> str:
-        """Tasks that behave alike: the function, or the command's first word."""
-        return self.function or self.command[0]
+        """Tasks that behave alike: the name given for them, else the function, else the command's first word."""
+        return self.name or self.function or self.command[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +156,7 @@ class Tries:
         uncharged: Attempts that were lost through no fault of the task.
         starved: Attempts that reached the wall limit while the machine gave them hardly any CPU.
         crashes: Attempts that took their worker down, which are charged as well.
+        evicted: Attempts that were stopped to save the rest.
         suspect: Its last attempt was lost together with others; one of them may have been the cause.
     """
 
@@ -157,6 +165,7 @@ class Tries:
     uncharged: int = 0
     starved: int = 0
     crashes: int = 0
+    evicted: int = 0
     suspect: bool = False
 
 
@@ -203,6 +212,7 @@ class Ending:
         peak_memory_bytes: Largest resident set seen; None where nobody could read it.
         peak_threads: Most threads and processes seen at once; None for an attempt too short to be looked at.
         together: Lost with whatever else had been forked from the same process, which died.
+        own_limit: What was short is short by a limit that each process has for itself, not for want of room.
     """
 
     outcome: Outcome
@@ -217,6 +227,7 @@ class Ending:
     exit_code: int | None = None
     signal: str | None = None
     together: bool = False
+    own_limit: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,9 @@ def judge(outcome: Outcome, tries: Tries, limits: Limits, seed: int, *, together
     if outcome is Outcome.STARVED:
         tries = replace(tries, starved=tries.starved + 1)
         return Verdict(Event.LATER, tries, _backoff(limits.retry_delay_s, tries.starved, seed))
+    if outcome is Outcome.EVICTED:
+        # It is held until there is room again; whoever was evicted often is spared (`core.relief`), so this ends.
+        return Verdict(Event.AGAIN, replace(tries, evicted=tries.evicted + 1))
     if outcome in RESOURCE:
         tries = replace(tries, resource=tries.resource + 1)
         if tries.resource > RESOURCE_TRIES:
@@ -84,9 +87,9 @@ def _lost(tries: Tries) -> Verdict:
     return Verdict(Event.AGAIN, tries)
 
 
-def need_of(base: Space, tries: Tries, total: Space) -> Space:
-    """The need of the next attempt: doubled for each one that ran out, clamped to what the machine has."""
-    factor = 2**tries.resource
+def need_of(base: Space, resource: int, total: Space) -> Space:
+    """The need of the next attempt: doubled for each of `resource` that ran out, clamped to what the machine has."""
+    factor = 2**resource
     return Space(min(base.memory_bytes * factor, total.memory_bytes), min(base.threads * factor, total.threads))
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from batt_supervisor.clock import Now
-from batt_supervisor.core.admission import Free, Hold
+from batt_supervisor.core.admission import Free, Hold, Need
+from batt_supervisor.core.headroom import CALM, NOBODY, Others, Pressure
+from batt_supervisor.core.levels import Throttle
 from batt_supervisor.core.limits import ASK_FROM_S, ASK_S, Quiet, Sample
 from batt_supervisor.core.model import NOTHING, Claim, Head, Limits, Outcome, Room, Space, Work
+from batt_supervisor.core.retry import runs_alone
 
 
 class Closing(StrEnum):
@@ -42,6 +46,7 @@ class Running:
         asked: Its stacks have been asked for.
         python: It is a Python function, so its worker has stacks to tell.
         apart: It is a suspect, in a worker of its own nursery.
+        evicted: How often its task was stopped before to save the rest.
         ending: An end is under way: it is being killed, or its result is being stored.
         stop_asked: Somebody asked for its end.
     """
@@ -58,6 +63,7 @@ class Running:
     asked: bool = False
     python: bool = True
     apart: bool = False
+    evicted: int = 0
     need: Space = NOTHING
     alone: bool = False
     ending: bool = False
@@ -134,6 +140,27 @@ class Policy:
     max_age_s: float = 0.0
 
 
+class Line(NamedTuple):
+    """A line of queued tasks of one run: those of one stage that are alike in what they need.
+
+    A held line blocks no other, not of its own run either.
+
+    Attributes:
+        resource: How often its tasks have failed for want of memory or threads: their need has grown with each.
+        alone: They must run alone.
+    """
+
+    run_id: int
+    stage: int
+    resource: int = 0
+    alone: bool = False
+
+    @classmethod
+    def of(cls, head: Head) -> Line:
+        tries = head.tries
+        return cls(head.run_id, head.stage, tries.resource, runs_alone(tries))
+
+
 @dataclass(frozen=True, slots=True)
 class World:
     """Everything one plan is made from.
@@ -147,6 +174,11 @@ class World:
         bad_rooms: Rooms in which workers have just failed to start, and why; nothing is moved there for a while.
         trouble: Why slots are missing, if any are.
         last_start_s: When each run last had a start, monotonic; absent means never.
+        needs: What attempts of each (run, stage) are expected to take; absent: the configured guess.
+        others: This user's other supervisors on this host.
+        throttle: How many may run at once; None: as many as there are slots.
+        held_since: Since when each queue of a run has been held for want of memory or threads, monotonic.
+        relieved_s: When something was last given up for want of memory or threads, monotonic.
     """
 
     now: Now
@@ -162,6 +194,12 @@ class World:
     trouble: str = ""
     closed: str = ""
     last_start_s: Mapping[int, float] = field(default_factory=dict)
+    needs: Mapping[tuple[int, int], Need] = field(default_factory=dict)
+    others: Others = NOBODY
+    pressure: Pressure = CALM
+    throttle: Throttle | None = None
+    held_since: Mapping[Line, float] = field(default_factory=dict)
+    relieved_s: float = float("-inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,11 +230,16 @@ class AskStacks:
 
 @dataclass(frozen=True, slots=True)
 class Renew:
-    """Give an idle slot another worker, in this room."""
+    """Give an idle slot another worker, in this room.
+
+    Attributes:
+        relief: So that it gives back what it has gathered.
+    """
 
     slot_id: int
     room: Room
     reason: str
+    relief: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,10 +254,15 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A run's next task cannot start now; this is what `battctl why` says."""
+    """A run's next task cannot start now; this is what `battctl why` says.
+
+    Attributes:
+        line: Of which line it is the next; None: nothing of the run can start.
+    """
 
     run_id: int
     hold: Hold
+    line: Line | None = None
 
 
 Command = CloseRun | Stop | AskStacks | Renew | Begin | Held

@@ -71,6 +71,7 @@ class Attempt:
             asked=self.asked,
             python=self.work.function is not None,
             apart=self.head.tries.suspect,
+            evicted=self.head.tries.evicted,
             need=self.need,
             alone=self.alone,
             ending=self.stop is not None or self.args is None,

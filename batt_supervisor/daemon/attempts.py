@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
@@ -12,12 +12,13 @@ import structlog
 
 from batt_supervisor.clock import Now
 from batt_supervisor.config import Settings
+from batt_supervisor.core.admission import outstanding
 from batt_supervisor.core.lifecycle import State
 from batt_supervisor.core.model import NOTHING, Claim, Ending, Outcome, Space, WorkerId
-from batt_supervisor.core.plan import PROMISE_S
 from batt_supervisor.core.world import AskStacks, Begin, Running, SlotView, Stop
 from batt_supervisor.daemon.attempt import Attempt, Settling
 from batt_supervisor.daemon.endings import ending_of
+from batt_supervisor.daemon.gate import Gate
 from batt_supervisor.daemon.outbox import Outbox
 from batt_supervisor.daemon.pace import Pace
 from batt_supervisor.daemon.runs import OpenRuns
@@ -49,18 +50,17 @@ class Attempts:
 
     Attributes:
         changed: A slot has come free for which nothing was claimed ahead, or claims run low: time to plan.
-        memory_free: What is free of memory, and by which limit, in words.
         wake_s: Earliest deadline of attempts started since this was last reset.
         draining: Nothing starts any more.
+        width: How many may run at once.
     """
 
-    def __init__(
-        self, pool: Pool, outbox: Outbox, runs: OpenRuns, settings: Settings, memory_free: Callable[[], str]
-    ) -> None:
+    def __init__(self, pool: Pool, outbox: Outbox, runs: OpenRuns, settings: Settings, gate: Gate) -> None:
         self.settings = settings
-        self._memory_free = memory_free
+        self._gate = gate
         self.changed = True
         self.draining = False
+        self.width = settings.slots
         self.wake_s = float("inf")
         self._pool, self._outbox, self._runs = pool, outbox, runs
         self._by_slot: dict[int, deque[Attempt]] = {}  # the first is the one its worker is at
@@ -90,6 +90,10 @@ class Attempts:
         """Runs with an attempt in hand, or with an end that is not on disk yet."""
         return {one.head.run_id for one in self} | {one.attempt.head.run_id for one in self._settling.values()}
 
+    def waiting(self) -> bool:
+        """Whether anything was claimed that waits for a slot."""
+        return bool(self._ahead)
+
     def empty(self) -> bool:
         return not (self._by_slot or self._ahead or self._settling)
 
@@ -99,13 +103,13 @@ class Attempts:
         self._aim = max(found.values(), default=0)
         return found
 
-    def promised(self, now: Now) -> Space:
-        """Needs of attempts too young to have taken them."""
-        total = NOTHING
-        for pack in self._by_slot.values():
-            if now.mono_s - pack[0].since_s < PROMISE_S:
-                total += pack[0].need
-        return total
+    def active(self) -> list[Attempt]:
+        """Those that slots are at."""
+        return [pack[0] for pack in self._by_slot.values()]
+
+    def promised(self) -> Space:
+        """What they need and have not taken yet."""
+        return sum((outstanding(pack[0].need, pack[0].sample) for pack in self._by_slot.values()), NOTHING)
 
     def look(self, now: Now) -> None:
         """Learn which functions have been called, and what those that take longer use."""
@@ -206,20 +210,19 @@ class Attempts:
         self._forget(attempt)
         self._runs.queued(attempt.head.run_id)
 
-    def start_next(self, slot: SlotView, now: Now, *, fits: bool) -> bool:
-        """Start an attempt that was claimed ahead in a slot that has come free; whether there was one for it.
-
-        Args:
-            fits: Whether the machine has room for one more of what was claimed ahead.
-        """
+    def start_next(self, slot: SlotView, now: Now) -> bool:
+        """Start an attempt that was claimed ahead in a slot that has come free; whether there was one, and it fits."""
         max_tasks = self.settings.max_tasks
         worn = slot.spent or (max_tasks and slot.served >= max_tasks)
-        if not fits or self.draining or worn or slot.id in self._by_slot or len(self._by_slot) >= self.settings.slots:
+        if self.draining or worn or slot.id in self._by_slot or len(self._by_slot) >= self.width:
             return False
         if any(attempt.alone for attempt in self):
             return False
         ready = [one for one in self._ahead if one.args is not None and one.stop is None and one.work.room == slot.room]
         if not ready:
+            return False
+        need = self._gate.expected(ready[0].work)
+        if not self._gate.ample and not self._gate.fits(need, self.promised(), len(self._by_slot)):
             return False
         size = self._pace.pack(ready[0].work.kind, len(ready), self.settings.slots)
         if max_tasks:
@@ -317,8 +320,11 @@ class Attempts:
     def _end(self, attempt: Attempt, seen: Exit, now: Now) -> None:
         called_s = seen.called_s or attempt.called_s
         wall_s = round((seen.ended_s or now.mono_s) - (called_s or attempt.since_s), 6)
-        ending = ending_of(seen, attempt, called=called_s is not None, wall_s=wall_s, memory_free=self._memory_free())
+        free = self._gate.free
+        told = f"{free.space.memory_bytes >> 20} MiB free ({free.memory_limit})"
+        ending = ending_of(seen, attempt, called=called_s is not None, wall_s=wall_s, memory_free=told)
         self._pace.learn(attempt.work.kind, ending.wall_s or wall_s)
+        self._gate.ended(attempt, ending, len(self._by_slot) + 1, now)
         if seen.report is None:
             self._drop_result(attempt.claim)
         place = moves.Place(seen.worker, seen.log_from, seen.log_to) if seen.worker else None

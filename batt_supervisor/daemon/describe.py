@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 
 from batt_supervisor import __version__
 from batt_supervisor.config import Settings
-from batt_supervisor.daemon.loop import Snapshot
+from batt_supervisor.core.headroom import Entry, Holder, Resource
+from batt_supervisor.daemon.snapshot import Snapshot
 from batt_supervisor.pool.nursery import ROOT
-from batt_supervisor.wire import HeadroomInfo, ServiceInfo, SlotInfo, run_name, task_name
+from batt_supervisor.wire import (
+    HeadroomInfo,
+    HeadroomReport,
+    HolderInfo,
+    LevelChange,
+    LimitInfo,
+    PressureInfo,
+    PromiseInfo,
+    ServiceInfo,
+    SlotInfo,
+    run_name,
+    task_name,
+)
 
 
 def describe(settings: Settings, snapshot: Snapshot, started_ms: int, kill_by: str) -> ServiceInfo:
@@ -39,16 +53,7 @@ def describe(settings: Settings, snapshot: Snapshot, started_ms: int, kill_by: s
             )
             for slot in snapshot.slots
         ),
-        headroom=HeadroomInfo(
-            memory_free_bytes=snapshot.free.space.memory_bytes,
-            memory_limit=snapshot.free.memory_limit,
-            threads_free=snapshot.free.space.threads,
-            threads_limit=snapshot.free.threads_limit,
-            memory_promised_bytes=snapshot.promised.memory_bytes,
-            threads_promised=snapshot.promised.threads,
-            memory_reserve_bytes=settings.reserve_memory,
-            threads_reserve=settings.reserve_threads,
-        ),
+        headroom=_headroom(snapshot, settings),
         holds={run_name(run_id): hold.reason for run_id, hold in snapshot.holds.items()},
         store=snapshot.store,
         kill_by=kill_by,
@@ -56,4 +61,78 @@ def describe(settings: Settings, snapshot: Snapshot, started_ms: int, kill_by: s
         counts={},
         outcomes={},
         runs=(),
+    )
+
+
+def _headroom(snapshot: Snapshot, settings: Settings) -> HeadroomInfo:
+    free = snapshot.reading.free()
+    promised = snapshot.promised + snapshot.others.promised
+    throttle = snapshot.throttle
+    return HeadroomInfo(
+        memory_free_bytes=free.space.memory_bytes,
+        memory_limit=free.memory_limit,
+        threads_free=free.space.threads,
+        threads_limit=free.threads_limit,
+        memory_promised_bytes=promised.memory_bytes,
+        threads_promised=promised.threads,
+        memory_reserve_bytes=snapshot.reserve.memory_bytes,
+        threads_reserve=snapshot.reserve.threads,
+        level=throttle.level.value,
+        level_reason=throttle.told(),
+        width=min(throttle.at_once, settings.slots),
+    )
+
+
+def report(settings: Settings, snapshot: Snapshot) -> HeadroomReport:
+    """Everything that admission goes by, for `battctl headroom`."""
+    reading = snapshot.reading
+    binding = [reading.binding(resource) for resource in Resource]
+    own = Holder(os.getpid(), str(settings.state_dir), Entry(snapshot.promised, running=len(snapshot.promises)))
+    return HeadroomReport(
+        headroom=_headroom(snapshot, settings),
+        limits=tuple(
+            LimitInfo(
+                resource=one.resource.value,
+                name=one.name,
+                source=one.source,
+                limit=one.limit,
+                used=one.used,
+                free=one.free,
+                each=one.each,
+                binds=one in binding,
+            )
+            for one in reading.limits
+        ),
+        pressure=PressureInfo(**asdict(reading.pressure)),
+        missing=tuple(reading.missing),
+        ledger=snapshot.ledger,
+        holders=(_holder(own, own=True), *(_holder(one, own=False) for one in snapshot.others.holders)),
+        promises=tuple(
+            PromiseInfo(
+                task=task_name(one.task_id),
+                kind=one.kind,
+                memory_need_bytes=one.need.memory_bytes,
+                threads_need=one.need.threads,
+                memory_used_bytes=one.used.memory_bytes if one.used else None,
+                threads_used=one.used.threads if one.used else None,
+            )
+            for one in snapshot.promises
+        ),
+        level_changes=snapshot.changed,
+        recent_changes=tuple(
+            LevelChange(at_ms=one.at_ms, level=one.level.value, width=one.width, reason=one.reason)
+            for one in snapshot.changes
+        ),
+        evictions=snapshot.evictions,
+    )
+
+
+def _holder(holder: Holder, *, own: bool) -> HolderInfo:
+    return HolderInfo(
+        pid=holder.pid,
+        name=holder.name,
+        running=holder.entry.running,
+        memory_promised_bytes=holder.entry.promised.memory_bytes,
+        threads_promised=holder.entry.promised.threads,
+        own=own,
     )

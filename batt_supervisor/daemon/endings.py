@@ -109,4 +109,4 @@ def _reported(report: dict[str, object]) -> Ending:
     return Ending(outcome=Outcome(str(report["outcome"])), **given)  # type: ignore[arg-type]
 
 
-_KEYS = ("reason", "value", "file", "error", "wall_s", "cpu_s", "peak_memory_bytes", "exit_code", "signal")
+_KEYS = ("reason", "value", "file", "error", "wall_s", "cpu_s", "peak_memory_bytes", "exit_code", "signal", "own_limit")

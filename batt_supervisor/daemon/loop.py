@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import select
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Final
 
 import structlog
 
 from batt_supervisor.clock import Clock, Now
 from batt_supervisor.config import Settings
-from batt_supervisor.core.admission import Free, Hold, Start, admit
-from batt_supervisor.core.model import NOTHING, Space
+from batt_supervisor.core.admission import Hold, Need
+from batt_supervisor.core.model import NOTHING, Outcome, Space
 from batt_supervisor.core.plan import plan, wake_at
 from batt_supervisor.core.world import (
     AskStacks,
@@ -20,6 +20,7 @@ from batt_supervisor.core.world import (
     CloseRun,
     Command,
     Held,
+    Line,
     Renew,
     SlotPhase,
     SlotView,
@@ -27,31 +28,26 @@ from batt_supervisor.core.world import (
     World,
 )
 from batt_supervisor.daemon.attempts import Attempts
+from batt_supervisor.daemon.gate import Gate
 from batt_supervisor.daemon.outbox import Inbox, Outbox
+from batt_supervisor.daemon.room import SLOT_THREADS
 from batt_supervisor.daemon.runs import OpenRuns
-from batt_supervisor.headroom.machine import Headroom
-from batt_supervisor.pool.protocol import Pool, SlotStatus
-from batt_supervisor.store import Store
+from batt_supervisor.daemon.snapshot import Promise, Snapshot
+from batt_supervisor.pool.protocol import Pool
+from batt_supervisor.store import Store, kinds
 
 REST_S: Final = 0.25
 """Longest the loop sleeps: headroom may come back, and the watchdog wants a sign of life."""
 
 PUBLISH_S: Final = 0.1
 
+WIDEN_S: Final = 2.0
+"""How often it is tried to build a slot more."""
+
+SAVE_S: Final = 1.0
+"""How often what was learned of kinds goes to the store."""
+
 log = structlog.get_logger("loop")
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """The loop's view for people, replaced whole several times a second; any thread may read it."""
-
-    slots: tuple[SlotStatus, ...]
-    tasks: dict[int, int]  # slot id -> task id
-    free: Free
-    promised: Space
-    holds: dict[int, Hold]  # by run
-    draining: bool
-    store: str
 
 
 class Loop:
@@ -62,15 +58,21 @@ class Loop:
         snapshot: See Snapshot.
     """
 
-    def __init__(self, store: Store, pool: Pool, headroom: Headroom, clock: Clock, settings: Settings) -> None:
+    def __init__(
+        self, store: Store, pool: Pool, gate: Gate, clock: Clock, settings: Settings, slots: int | None = None
+    ) -> None:
         self._settings = settings
-        self._pool, self._headroom, self._clock = pool, headroom, clock
+        self._built = slots or settings.slots
+        self._widened_s = float("-inf")
+        self._pool, self._gate, self._clock = pool, gate, clock
         self._reader = store.reader()
         self._inbox = Inbox()
         self._outbox = Outbox(store.writer, self._inbox)
         self._runs = OpenRuns(self._reader, self._outbox)
-        self._attempts = Attempts(pool, self._outbox, self._runs, settings, self._memory_free)
+        self._attempts = Attempts(pool, self._outbox, self._runs, settings, gate)
         self._holds: dict[int, Hold] = {}
+        self._lines: dict[Line, Hold] = {}
+        self._saving_s = 0.0
         self._drain_until_s: float | None = None
         self._watched: list[int] = []
         self._waiter = select.poll()
@@ -78,7 +80,16 @@ class Loop:
         self._wake_s = self._planned_s = self._published_s = 0.0
         now = clock.read()
         self.beat_s = now.mono_s
-        self.snapshot = Snapshot((), {}, headroom.read(now.mono_s), NOTHING, {}, False, "ok")
+        self.snapshot = Snapshot(
+            (),
+            {},
+            gate.reading,
+            gate.others,
+            gate.throttle,
+            NOTHING,
+            gate.reserve,
+            total=gate.free.total,
+        )
 
     # What other threads may call
 
@@ -111,7 +122,8 @@ class Loop:
 
     def reload(self, settings: Settings) -> None:
         """The loop's own thread: go by these settings from the next tick on."""
-        self._settings = self._attempts.settings = settings
+        self._settings = self._attempts.settings = self._gate.settings = settings
+        self._built = settings.slots
         self._pool.resize(settings.slots, self._clock.read().mono_s)
         self._attempts.changed = True
 
@@ -131,12 +143,15 @@ class Loop:
         self._inbox.read(now)
         for seen in self._pool.poll(now.mono_s, self._ready):
             freed = self._attempts.on_exit(seen, now)
-            if not (freed and self._start_next(seen.slot_id, now)) or self._attempts.low():
+            # Where others may decide at the same time, what starts next is left to a plan, in a turn of the ledger.
+            started = freed and self._gate.ample and self._start_next(seen.slot_id, now)
+            if not started or self._attempts.low():
                 self._attempts.changed = True
         self._outbox.try_again(now)
         if not self._outbox.trouble:
             self._attempts.settle_again(now)
             self._runs.tidy(now, self._attempts.runs_in_flight())
+            self._save_needs(now)
         if self._due(now):
             self._plan(now)
         self._attempts.flush(now)
@@ -150,19 +165,46 @@ class Loop:
     def _plan(self, now: Now) -> None:
         self._attempts.changed = self._runs.changed = False
         self._attempts.wake_s, self._planned_s = float("inf"), now.mono_s
-        for slot in self._pool.slots():
-            if slot.phase is SlotPhase.IDLE:
-                self._start_next(slot.id, now)
-        world = self._look(now)
-        self._holds.clear()
-        for command in plan(world, self._settings.policy()):
-            self._carry_out(command, now)
+        self._attempts.look(now)
+        self._gate.look(self._runs.works, len(self._attempts.active()), self._pool.refusals(), now)
+        with self._gate.turn(self._attempts.waiting() or self._runs.waiting()):
+            self._widen(now)
+            self._attempts.width = min(self._built, self._gate.throttle.at_once)
+            for slot in self._pool.slots():
+                if slot.phase is SlotPhase.IDLE:
+                    self._start_next(slot.id, now)
+            world = self._look(now)
+            self._holds.clear()
+            self._lines.clear()
+            held = []
+            for command in plan(world, replace(self._settings.policy(), width=self._built)):
+                self._carry_out(command, now)
+                if isinstance(command, Held):
+                    held.append(command)
+            self._gate.held(held, now)
+            promised = self._attempts.promised() + self._coming()
+            self._gate.note(promised, self._attempts.active(), bool(held), now)
         self._wake_s = wake_at(world)
         if now.mono_s - self._published_s >= PUBLISH_S:
             self._publish(world)
 
+    def _widen(self, now: Now) -> None:
+        """Build a slot that there was no room for when battd was started."""
+        if self._built < self._settings.slots and now.mono_s - self._widened_s >= WIDEN_S:
+            self._widened_s = now.mono_s
+            need = Need(Space(self._settings.need_memory, SLOT_THREADS + self._settings.need_threads))
+            promised = self._attempts.promised() + self._coming()
+            if self._gate.fits(need, promised, 0, widening=True):
+                self._built += 1
+                log.info("one slot more", slots=self._built)
+                self._pool.resize(self._built, now.mono_s)
+
+    def _coming(self) -> Space:
+        """What slots still take that are on their way."""
+        booting = sum(slot.phase is SlotPhase.BOOTING for slot in self._pool.slots())
+        return Space(0, SLOT_THREADS * booting)
+
     def _look(self, now: Now) -> World:
-        self._attempts.look(now)
         store_works = not self._outbox.trouble
         busy = self._attempts.tasks()
         taken = {attempt.head.task_id for attempt in self._attempts}
@@ -176,12 +218,18 @@ class Loop:
             slots=[
                 SlotView(slot.id, SlotPhase.BUSY, slot.room) if slot.id in busy else slot for slot in self._pool.slots()
             ],
-            free=self._headroom.read(now.mono_s),
-            ahead=self._attempts.ahead(),
+            free=self._gate.free,
+            ahead=self._attempts.ahead() if self._gate.ample else {},
             bad_rooms=self._pool.bad_rooms(now.mono_s),
             trouble=self._pool.trouble(),
             closed="battd is going down" if store_works else self._outbox.trouble,
             last_start_s=self._runs.started_s,
+            needs=self._gate.needs(),
+            others=self._gate.others,
+            pressure=self._gate.reading.pressure,
+            throttle=self._gate.throttle,
+            held_since=self._gate.held_since,
+            relieved_s=self._gate.relieved_s,
         )
 
     def _carry_out(self, command: Command, now: Now) -> None:
@@ -189,32 +237,41 @@ class Loop:
             case Begin(head):
                 self._runs.take(head, now)
                 self._attempts.begin(command, now)
+                self._gate.started(Line.of(head))
             case Stop():
+                if command.outcome is Outcome.EVICTED:
+                    log.warning("an attempt is stopped", task=f"t{command.claim.task_id}", reason=command.reason)
+                    self._gate.relieved(now)
                 self._attempts.stop(command)
             case AskStacks():
                 self._attempts.ask_stacks(command)
             case Renew(slot_id, room, reason):
                 log.debug("slot renewed", slot=slot_id, cwd=room.cwd, reason=reason)
+                if command.relief:
+                    self._gate.relieved(now)
                 self._pool.renew(slot_id, room)
             case CloseRun(run_id, why):
                 self._runs.close(run_id, why)
-            case Held(run_id, hold):
+            case Held(run_id, hold, line):
                 self._holds.setdefault(run_id, hold)
+                if line is not None:
+                    self._lines.setdefault(line, hold)
 
     def _start_next(self, slot_id: int, now: Now) -> bool:
         """Give a slot what was claimed ahead, if that still fits; whether something was started."""
         slot = self._pool.slot(slot_id)
         if slot is None or slot.phase is not SlotPhase.IDLE or self._outbox.trouble:
             return False
-        policy = self._settings.policy()
-        verdict = admit(
-            policy.need,
-            free=self._headroom.read(now.mono_s),
-            promised=self._attempts.promised(now),
-            reserve=policy.reserve,
-            alone=not self._attempts.tasks(),
-        )
-        return self._attempts.start_next(slot, now, fits=isinstance(verdict, Start))
+        return self._attempts.start_next(slot, now)
+
+    def _save_needs(self, now: Now) -> None:
+        """Have what was learned of kinds written, now and then."""
+        if now.mono_s - self._saving_s < SAVE_S:
+            return
+        self._saving_s = now.mono_s
+        rows = self._gate.learned.dirty()
+        if rows:
+            self._outbox.write(lambda tx: kinds.save(tx, rows), lambda done, now: None)
 
     def _rest(self) -> None:
         now = self._clock.read()
@@ -228,10 +285,6 @@ class Loop:
                 self._waiter.register(fd, select.POLLIN)
         # Rounded up: a deadline is met by waking just after it, not by spinning just before it.
         self._ready = {fd for fd, _ in self._waiter.poll(max(0.0, until_s - now.mono_s) * 1000 + 1)}
-
-    def _memory_free(self) -> str:
-        free = self._headroom.read(self._clock.read().mono_s)
-        return f"{free.space.memory_bytes >> 20} MiB free by {free.memory_limit}"
 
     # The end
 
@@ -250,9 +303,19 @@ class Loop:
         self.snapshot = Snapshot(
             slots=tuple(self._pool.status()),
             tasks=self._attempts.tasks(),
-            free=world.free,
-            promised=self._attempts.promised(world.now),
+            reading=self._gate.reading,
+            others=self._gate.others,
+            throttle=self._gate.throttle,
+            promised=self._attempts.promised(),
+            reserve=self._gate.reserve,
+            promises=tuple(Promise.of(one) for one in self._attempts.active()),
             holds=dict(self._holds),
+            lines=dict(self._lines),
+            changes=tuple(self._gate.changes),
+            changed=self._gate.changed,
+            evictions=self._gate.evictions,
+            total=self._gate.free.total,
+            ledger=self._gate.ledger.where or self._gate.ledger.why,
             draining=self._drain_until_s is not None,
             store=self._outbox.trouble or "ok",
         )

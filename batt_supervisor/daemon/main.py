@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 import traceback
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -24,12 +25,15 @@ from batt_supervisor.api.service import Service
 from batt_supervisor.clock import SystemClock
 from batt_supervisor.config import RELOADABLE, Settings, load
 from batt_supervisor.core.model import Room
-from batt_supervisor.daemon import logs, recover, threads
-from batt_supervisor.daemon.describe import describe
+from batt_supervisor.core.needs import Needs
+from batt_supervisor.daemon import logs, recover, room, threads
+from batt_supervisor.daemon.describe import describe, report
+from batt_supervisor.daemon.gate import Gate
 from batt_supervisor.daemon.loop import Loop
 from batt_supervisor.daemon.notify import Notifier
 from batt_supervisor.daemon.statedir import StateDir, hold
 from batt_supervisor.errors import BadConfiguration, BattError
+from batt_supervisor.headroom.ledger import Ledger
 from batt_supervisor.headroom.machine import MachineHeadroom
 from batt_supervisor.pool.crew import Crew
 from batt_supervisor.pool.crew import Settings as CrewSettings
@@ -53,13 +57,15 @@ class Daemon:
         self._started_ms = time.time_ns() // 1_000_000
         self._state: StateDir = hold(settings.state_dir, settings.socket)
         self._store = Store(self._state.database, synchronous=settings.synchronous.upper())
-        self._listener = bind(settings.socket, settings.socket_group)
         self._faults = threads.faults_from(os.environ)
         self._threads = threads.Crewmen(self._faults)
         self._notifier = Notifier(os.environ)
         self._reload_asked = False
         self._nofile = _raise_open_files(settings.slots)
         self._groups = Groups.find(settings.cgroup_root, f"batt-{self._state.token}")
+        # Looked up behind that: on cgroup v2 it may have moved this process.
+        self._headroom = MachineHeadroom(cgroup_root=settings.cgroup_root)
+        self._ledger = Ledger.open(settings.ledger, str(settings.state_dir))
         log.info("ends process trees", by=self._groups.describe())
 
     def run(self) -> None:
@@ -69,6 +75,9 @@ class Daemon:
         # Orphans of dead workers become battd's own children, so that they can be found and ended.
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         recover.end_left_processes(self._store, self._state, self._groups)
+        room.make_small()
+        slots = room.wait(self._headroom, self._ledger, self._settings, self._tell_of_waiting)
+        listener = bind(self._settings.socket, self._settings.socket_group)
         self._threads.start("writer", self._store.writer.run)
         try:
             recover.write_off(self._store, self._settings.watchdog)
@@ -77,11 +86,11 @@ class Daemon:
         recover.drop_orphaned_files(self._store, self._state)
         clock = SystemClock()
         now = clock.read()
-        crew = Crew(self._places(), self._crew_settings(), self._groups, self._settings.slots, Room("/"), now.mono_s)
+        crew = Crew(self._places(), self._crew_settings(), self._groups, slots, Room("/"), now.mono_s)
         self._threads.start("builder", crew.builder.run)
         self._threads.start("reaper", crew.reaper.run)
-        headroom = MachineHeadroom()
-        loop = Loop(self._store, crew, headroom, clock, self._settings)
+        gate = Gate(self._headroom, self._ledger, self._settings, self._needs(), now)
+        loop = Loop(self._store, crew, gate, clock, self._settings, slots)
         service = self._service(loop)
 
         def committed(run_ids: set[int]) -> None:
@@ -89,7 +98,7 @@ class Daemon:
             service.changed(run_ids)
 
         self._store.writer.on_commit = committed
-        server = Server(create_app(service), self._listener, service.begin)
+        server = Server(create_app(service), listener, service.begin)
         self._threads.start("api", server.run)
         self._handle_signals(loop)
         watched = [
@@ -112,7 +121,14 @@ class Daemon:
             loop.run(lambda: self._round(loop, crew, watchdog))
         except Exception:
             threads.give_up(f"{traceback.format_exc()}the loop ended by an error")
-        self._close(loop, crew, server, headroom)
+        self._close(loop, crew, server)
+
+    def _tell_of_waiting(self, reason: str) -> None:
+        self._notifier.send(f"STATUS=waits for room to start: {reason}\nEXTEND_TIMEOUT_USEC=30000000")
+
+    def _needs(self) -> Needs:
+        with closing(self._store.reader()) as reader:
+            return Needs(reader.kinds())
 
     def _round(self, loop: Loop, crew: Crew, watchdog: threads.Watchdog) -> None:
         """Once a tick: what is the process's own business, not the queue's."""
@@ -178,14 +194,17 @@ class Daemon:
             settings=lambda: self._settings,
             run_changed=loop.run_changed,
             stop_asked=loop.stop_asked,
+            headroom=lambda: report(self._settings, loop.snapshot),
+            total=lambda: loop.snapshot.total,
             describe=lambda: describe(self._settings, loop.snapshot, self._started_ms, self._groups.describe()),
             holds=lambda: loop.snapshot.holds,
+            lines=lambda: loop.snapshot.lines,
             draining=lambda: loop.snapshot.draining,
             logs=self._state.logs,
             results=self._state.results,
         )
 
-    def _close(self, loop: Loop, crew: Crew, server: Server, headroom: MachineHeadroom) -> None:
+    def _close(self, loop: Loop, crew: Crew, server: Server) -> None:
         """Take everything down in the order in which it depends on each other."""
         self._threads.leaving = True
         self._settings.socket.unlink(missing_ok=True)
@@ -196,7 +215,8 @@ class Daemon:
         if not crew.wait(5.0):
             log.warning("processes of workers still running at the end")
         loop.close()
-        headroom.close()
+        self._headroom.close()
+        self._ledger.close()
         if left:
             log.warning("threads still running at the end", threads=left)
         else:

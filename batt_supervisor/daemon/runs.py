@@ -32,8 +32,10 @@ class OpenRun:
     """A sealed run that has not ended.
 
     Attributes:
-        queue: Its first queued tasks.
+        queue: The first queued tasks of each of its stages.
         dirty: The store may have queued tasks that are not in `queue`.
+        fresh: Some have been queued since it was read last.
+        more: Stages that had more queued then than were read.
         touched: The store has changed something of it since it was last tidied.
         busy: An operation that closes or releases some of its tasks is on its way to the writer.
     """
@@ -42,6 +44,8 @@ class OpenRun:
     stages: list[StageRow]
     queue: deque[Head] = field(default_factory=deque)
     dirty: bool = True
+    fresh: bool = False
+    more: set[int] = field(default_factory=set)
     touched: bool = True
     busy: bool = False
 
@@ -50,12 +54,19 @@ class OpenRun:
         return RunView(self.row.id, self.row.deadline_at_ms, self.row.closing)
 
     def refill(self, reader: Reader, taken: Container[int]) -> None:
-        """Read the front of the queue again, if it has run empty; `taken` are tasks being claimed just now."""
-        if self.queue or not self.dirty or self.row.closing:
+        """Read the front of the queue again, where it has run empty; `taken` are tasks being claimed just now."""
+        if not self.dirty or self.row.closing or not self._wants_more():
             return
         heads = reader.heads(self.row.id, WINDOW)
-        self.dirty = len(heads) == WINDOW
-        self.queue.extend(head for head in heads if head.task_id not in taken)
+        self.dirty, self.fresh = len(heads) >= WINDOW, False
+        self.more = {head.stage for head in heads} if self.dirty else set()
+        self.queue = deque(head for head in heads if head.task_id not in taken)
+
+    def _wants_more(self) -> bool:
+        """Whether a stage may have queued tasks and none of them is in hand: those of another may be held for long."""
+        if not self.queue:
+            return True
+        return len(self.stages) > 1 and (self.fresh or not self.more <= {head.stage for head in self.queue})
 
     def stages_due(self, reader: Reader) -> list[int]:
         """Stages with waiting tasks whose turn has come."""
@@ -107,6 +118,10 @@ class OpenRuns:
             run.refill(self._reader, taken)
         return {run.row.id: run.queue for run in self._runs.values() if run.queue}
 
+    def waiting(self) -> bool:
+        """Whether anything may be queued."""
+        return any(run.queue or run.dirty for run in self._runs.values())
+
     def take(self, head: Head, now: Now) -> None:
         """This task is being claimed."""
         self.started_s[head.run_id] = now.mono_s
@@ -123,7 +138,7 @@ class OpenRuns:
         """A task of this run is queued again."""
         run = self._runs.get(run_id)
         if run is not None:
-            run.dirty = self.changed = True
+            run.dirty = run.fresh = self.changed = True
 
     def scheduled(self, due_ms: int) -> None:
         """A task may be queued at that time."""
@@ -199,7 +214,7 @@ class OpenRuns:
         run.busy, run.touched = True, False
 
         def done(count: int, now: Now) -> None:
-            run.busy, run.dirty, run.touched = False, True, count > 0
+            run.busy, run.dirty, run.fresh, run.touched = False, True, True, count > 0
             self.changed = True
             if not count:
                 self._look_at_end(run)

@@ -20,13 +20,14 @@ from batt_supervisor.core.world import SlotPhase, SlotView
 from batt_supervisor.errors import SlotBroken
 from batt_supervisor.pool import kill
 from batt_supervisor.pool.group import Groups
+from batt_supervisor.pool.inbox import Answered, Event, Launched, Opened, Unbuilt
 from batt_supervisor.pool.launch import Launcher
 from batt_supervisor.pool.nurseries import Nurseries
 from batt_supervisor.pool.nursery import Places
 from batt_supervisor.pool.nursery import Settings as NurserySettings
 from batt_supervisor.pool.process import Registry
 from batt_supervisor.pool.protocol import Exit, Request, SlotStatus
-from batt_supervisor.pool.slot import Answered, Launched, Opened, Slot
+from batt_supervisor.pool.slot import Slot
 
 log = structlog.get_logger("pool")
 
@@ -35,14 +36,6 @@ REST_S: Final = 5.0
 
 PAUSE_S: Final = (0.5, 5.0)
 """First and longest pause before something is built again that could not be, or did not come up."""
-
-
-@dataclass(frozen=True, slots=True)
-class Unbuilt:
-    """The builder was refused a thread, a process or a descriptor."""
-
-    slot: Slot
-    error: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +129,7 @@ class Crew:
         self._places = places
         self._home = room
         self._slots: dict[int, Slot] = {}
-        self._inbox: deque[Answered | Launched | Opened | Unbuilt] = deque()
+        self._inbox: deque[Event] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._serials = itertools.count(1 << 32)  # requests of our own; attempts count from below
         self._refused: dict[int, tuple[float, float, str]] = {}  # slot id -> (try again at, pause, why)
@@ -149,7 +142,7 @@ class Crew:
         self._moved = True
         self.resize(width, now_s)
 
-    def put(self, event: Answered | Launched | Opened | Unbuilt) -> None:
+    def put(self, event: Event) -> None:
         """Any thread: tell the loop."""
         self._inbox.append(event)
         self._woken()
@@ -251,7 +244,7 @@ class Crew:
         self._refused[slot.id] = (now_s + pause_s, pause_s, why)
         return pause_s
 
-    def _on_event(self, event: Answered | Launched | Opened | Unbuilt, now_s: float) -> list[Exit]:
+    def _on_event(self, event: Event, now_s: float) -> list[Exit]:
         slot = event.slot
         if self._slots.get(slot.id) is not slot:
             if isinstance(event, Launched):
@@ -268,6 +261,7 @@ class Crew:
                 self._moved = self._moved or slot.phase is SlotPhase.BOOTING
                 return slot.on_answer(event)
             case Unbuilt():
+                self.registry.refused()
                 pause_s = self._pause(slot, event.error, now_s)
                 log.warning("slot cannot be built", slot=slot.id, reason=event.error, again_in_s=pause_s)
                 self.reaper.add(self._slots.pop(slot.id))
@@ -336,6 +330,9 @@ class Crew:
             )
             for slot in self._slots.values()
         ]
+
+    def refusals(self) -> int:
+        return self.registry.refusals
 
     def trouble(self) -> str:
         refused = next((slot.launcher.refused for slot in self._slots.values() if slot.launcher.refused), "")

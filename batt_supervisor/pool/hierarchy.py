@@ -7,12 +7,12 @@ On v1 each controller has a hierarchy of its own, and battd stays where it is.
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from batt_supervisor import cgroups
 from batt_supervisor.pool import cgroupfs
 
 __all__ = ["Ground", "Kind", "Place", "find"]
@@ -27,9 +27,6 @@ WANTED: Final = ("memory", "pids", "cpu")
 
 V1_WANTED: Final = ("pids", "memory")
 """The first is needed: it is what groups are ended by. Without the second, memory is not limited."""
-
-ESCAPED: Final = re.compile(r"\\([0-7]{3})")
-"""How a blank and the like are written in mountinfo."""
 
 OURS: Final = "supervisor"
 JOBS: Final = "jobs"
@@ -71,58 +68,23 @@ class Ground:
 # Our own place in each hierarchy
 
 
-def own_groups(cgroup: str) -> dict[str, str]:
-    """Path of our own group by controller, from /proc/self/cgroup; that of v2 has the empty name."""
-    found = {}
-    for line in cgroup.splitlines():
-        _, controllers, path = line.split(":", 2)
-        found.update(dict.fromkeys(controllers.split(","), path))
-    return found
-
-
-def mounted(mountinfo: str) -> Iterator[tuple[str, str, list[str]]]:
-    """Mount point, the group that is mounted there, and controllers, of each hierarchy in /proc/self/mountinfo."""
-    for line in mountinfo.splitlines():
-        before, _, after = line.partition(" - ")
-        kind, *_, options = after.split(" ")
-        if kind in ("cgroup", "cgroup2"):
-            root, point = (ESCAPED.sub(lambda code: chr(int(code[1], 8)), word) for word in before.split()[3:5])
-            yield point, root, options.split(",") if kind == "cgroup" else [""]
-
-
-def mounted_in(folder: str) -> Iterator[tuple[str, str, list[str]]]:
-    """The same for hierarchies that are mounted in one folder, as systemd and others lay them out."""
-    for point in (folder, f"{folder}/unified"):
-        if os.path.exists(f"{point}/cgroup.controllers"):
-            yield point, "/", [""]
-    for controller in V1_WANTED:
-        if os.path.isdir(f"{folder}/{controller}"):
-            yield f"{folder}/{controller}", "/", [controller]
-
-
 def own_places(root: str) -> dict[str, Place]:
     """Our own group by controller, where it can be seen; that of v2 has the empty name."""
-    paths = own_groups(cgroupfs.read(f"{SELF}/cgroup"))
-    mounts = mounted(cgroupfs.read(f"{SELF}/mountinfo")) if root == "auto" else mounted_in(root)
+    paths = cgroups.own_groups(cgroupfs.read(f"{SELF}/cgroup"))
+    if root == "auto":
+        mounts = cgroups.mounted(cgroupfs.read(f"{SELF}/mountinfo"))
+    else:
+        mounts = cgroups.mounted_in(root, V1_WANTED)
     found: dict[str, Place] = {}
     for point, top, controllers in mounts:
         usable = [name for name in ("", *V1_WANTED) if name in controllers and name in paths and name not in found]
         for name in usable:
-            inside = _relative(paths[name], top)
+            inside = cgroups.inside(paths[name], top)
             folder = "" if inside is None else f"{point}{inside}".rstrip("/")
             if os.path.isdir(folder):
                 enabled = usable if name else cgroupfs.read(f"{folder}/cgroup.controllers").split()
                 found[name] = Place(folder, paths[name], point, tuple(enabled))
     return found
-
-
-def _relative(path: str, top: str) -> str | None:
-    """Path of a group from the group that is mounted; None when it is not below that (another namespace's)."""
-    if ".." in path.split("/"):
-        return None
-    if top == "/":
-        return path
-    return path.removeprefix(top) if f"{path}/".startswith(f"{top}/") else None
 
 
 # The parent group

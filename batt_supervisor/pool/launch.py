@@ -21,7 +21,7 @@ from typing import Any
 from batt_supervisor.core.model import Room, WorkerId
 from batt_supervisor.pool import process as worker_process
 from batt_supervisor.pool.group import Group
-from batt_supervisor.pool.nursery import NoWorker, Nursery, Places
+from batt_supervisor.pool.nursery import ForkRefused, NoWorker, Nursery, Places
 from worker import board
 from worker.process import Handed, LocalRLock, WorkerProcess
 
@@ -125,6 +125,8 @@ class _Started:
             self._process = launcher.start(out.getvalue(), self._fds)
         except OSError as error:
             launcher.refused = error.strerror or str(error)
+            if isinstance(error, ForkRefused) or not isinstance(error, NoWorker):
+                launcher.registry.refused()
             raise
         launcher.refused = ""
         self.pid = self._process.id.pid

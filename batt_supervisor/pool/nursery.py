@@ -60,6 +60,10 @@ class NoWorker(OSError):
     """No worker can be started now: refused by the kernel, or its nursery is not there. To be tried again."""
 
 
+class ForkRefused(NoWorker):
+    """The kernel refused it: no process, memory or descriptor was to be had."""
+
+
 @dataclass(frozen=True, slots=True)
 class Places:
     """Where workers write, and what they are told. The same for every worker of a battd.
@@ -278,7 +282,7 @@ class Nursery:
                 raise NoWorker(errno.EAGAIN, self.trouble) from error
             except OSError as error:
                 # Nothing was sent: for want of memory or descriptors, or because the slot is being thrown away.
-                raise NoWorker(error.errno, error.strerror) from error
+                raise ForkRefused(error.errno, error.strerror) from error
             if not answer:
                 self.fail("it has ended")
                 raise NoWorker(errno.EAGAIN, self.trouble)
@@ -288,11 +292,11 @@ class Nursery:
                 self.fail(f"it cannot be understood: {error}")
                 raise NoWorker(errno.EAGAIN, self.trouble) from error
             if "error" in told:
-                raise NoWorker(told["errno"], told["error"])
+                raise ForkRefused(told["errno"], told["error"])
             if not handed:
                 # This process had no descriptor left to receive it with: the worker cannot be watched.
                 family.send(told["pid"], told["started"], signal.SIGKILL)
-                raise NoWorker(errno.EMFILE, "no descriptor is left")
+                raise ForkRefused(errno.EMFILE, "no descriptor is left")
             self.workers += 1
             return Born(told["pid"], told["started"], handed[0])
 

@@ -181,6 +181,9 @@ def _readable(fd: int, within_s: float = 0.0) -> bool:
 class Registry:
     """Every child of this battd that has not been waited for: its nurseries.
 
+    Attributes:
+        refusals: How often the kernel has refused what a slot needed.
+
     The lock is held while one is started: whoever looks for strays must not take a new nursery for one.
     """
 
@@ -188,10 +191,16 @@ class Registry:
         self.lock = threading.Lock()
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._numbers = itertools.count(1)
+        self._refusals = itertools.count(1)
+        self.refusals = 0
 
     def number(self) -> int:
         """A number no other worker or nursery of this battd has."""
         return next(self._numbers)
+
+    def refused(self) -> None:
+        """Any thread: the kernel refused a process, a thread, memory or a descriptor."""
+        self.refusals = next(self._refusals)
 
     def add(self, child: subprocess.Popen[bytes]) -> None:
         self._children[child.pid] = child

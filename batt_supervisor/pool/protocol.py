@@ -114,6 +114,9 @@ class Pool(Protocol):
     def bad_rooms(self, now_s: float) -> Mapping[Room, str]:
         """Rooms in which workers have just failed to start, and why."""
 
+    def refusals(self) -> int:
+        """How often the kernel has refused a thread or a process that a slot needed."""
+
     def trouble(self) -> str:
         """Why a slot cannot be had now; empty when none is missing."""
 

@@ -66,6 +66,7 @@ def read(data: bytes, serial: int) -> Report:
     if error is not None:
         _expect(isinstance(error, dict) and set(error) == {"type", "message", "traceback"}, "error")
         _expect(all(isinstance(text, str) for text in error.values()), "error")
+    _expect(isinstance(told.get("own_limit", False), bool), "own_limit")
     log = told.pop("log", None)
     _expect(isinstance(log, list) and len(log) == 3 and all(_is_number(one, int) for one in log), "log")
     modules, listed = told.pop("modules", {}), told.pop("modules_file", "")

@@ -136,7 +136,7 @@ def settle(tx: Transaction, settlements: Sequence[Settlement]) -> dict[Claim, St
             (
                 one.claim.task_id, one.claim.attempt, was, now_is, due_ms,
                 tries.charged, tries.resource, tries.uncharged, outcome, reason, tx.next_settled() if settled else None,
-                tries.starved, tries.crashes, tries.suspect,
+                tries.starved, tries.crashes, tries.evicted, tries.suspect,
             )
         )  # fmt: skip
         ends.append((one.claim.task_id, one.claim.attempt, reason, *_end(one)))
@@ -172,7 +172,8 @@ def _write_settled(
     tx.db.execute(
         "UPDATE tasks SET state = j.value ->> 3, moved_at_ms = ?, run_at_ms = j.value ->> 4, charged = j.value ->> 5, "
         "resource = j.value ->> 6, uncharged = j.value ->> 7, outcome = j.value ->> 8, reason = j.value ->> 9, "
-        "settled_seq = j.value ->> 10, starved = j.value ->> 11, crashes = j.value ->> 12, suspect = j.value ->> 13 "
+        "settled_seq = j.value ->> 10, starved = j.value ->> 11, crashes = j.value ->> 12, evicted = j.value ->> 13, "
+        "suspect = j.value ->> 14 "
         "FROM json_each(?) j "
         "WHERE tasks.id = j.value ->> 0 AND tasks.attempt = j.value ->> 1 AND tasks.state = j.value ->> 2",
         (tx.now_ms, json.dumps(moves)),
@@ -318,7 +319,7 @@ def _move_one(tx: Transaction, task_id: int, was: State, now_is: State, reason: 
     elif was in SETTLED:
         tx.db.execute(
             "UPDATE tasks SET state = ?, moved_at_ms = ?, outcome = NULL, reason = NULL, settled_seq = NULL, "
-            "charged = 0, resource = 0, uncharged = 0, starved = 0, crashes = 0, suspect = 0 "
+            "charged = 0, resource = 0, uncharged = 0, starved = 0, crashes = 0, evicted = 0, suspect = 0 "
             "WHERE id = ? AND state = ?",
             (now_is, tx.now_ms, task_id, was),
         )

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from batt_supervisor.core.lifecycle import State
 from batt_supervisor.core.model import Claim, Head, Limits, LiveAttempt, Room, Work, WorkerId
+from batt_supervisor.core.needs import Learned
 from batt_supervisor.core.world import Closing
 from batt_supervisor.errors import StoreUnavailable
 from batt_supervisor.store import tries
@@ -102,6 +103,9 @@ class TallyRow:
 
 INT_MAX: Final = 2**63 - 1
 
+HEADS_MAX: Final = 2048
+"""Most heads of one run that are read at once, however many stages it has."""
+
 _RUN: Final = (
     "SELECT id, name, cwd, env, task_count, created_at_ms, sealed_at_ms, deadline_at_ms, closing, deadline_cut, "
     "ended_at_ms, python, seed FROM runs "
@@ -168,7 +172,8 @@ class Reader:
         rows = self._all(
             "SELECT number, name, after, function, command, shell, allow_children, timeout_s, soft_timeout_s, "
             "max_attempts, retry_delay_s, cpu_limit_s, stall_timeout_s, memory_limit_bytes, thread_limit, "
-            "output_limit_bytes FROM stages WHERE run_id = ? ORDER BY number",
+            "output_limit_bytes, need_memory_bytes, need_threads, kind_name FROM stages "
+            "WHERE run_id = ? ORDER BY number",
             (run.id,),
         )
         return [
@@ -177,12 +182,15 @@ class Reader:
                 row[1],
                 Work(
                     room=room,
-                    limits=Limits(*row[7:]),
+                    limits=Limits(*row[7:16]),
                     function=row[3],
                     command=tuple(json.loads(row[4])) if row[4] else (),
                     shell=bool(row[5]),
                     allow_children=bool(row[6]),
                     seed=run.seed,
+                    need_memory_bytes=row[16],
+                    need_threads=row[17],
+                    name=row[18],
                 ),
                 tuple(json.loads(row[2])),
             )
@@ -204,11 +212,21 @@ class Reader:
     # The queue
 
     def heads(self, run_id: int, limit: int) -> list[Head]:
-        """The first queued tasks of a run."""
+        """The first queued tasks of each stage of a run, all in order of submission.
+
+        Where many stages have queued tasks, fewer of each: at most `HEADS_MAX` in all, and at least one.
+        """
+        queued = "y.run_id = ? AND y.state = 'queued' AND y.count > 0"
+        with_queued = self._one(f"SELECT count(*) FROM tallies y WHERE {queued}", (run_id,))
+        stages = with_queued[0] if with_queued else 0
+        if not stages:
+            return []
+        # CROSS JOIN is SQLite's way to say that the stages come first: each is one seek in the index.
         rows = self._all(
-            f"SELECT id, stage, attempt, moved_at_ms, idx, {tries.COLUMNS} FROM tasks t "
-            "WHERE run_id = ? AND state = 'queued' ORDER BY idx LIMIT ?",
-            (run_id, limit),
+            f"SELECT t.id, t.stage, t.attempt, t.moved_at_ms, t.idx, {tries.COLUMNS} FROM tallies y "
+            "CROSS JOIN tasks t ON t.id IN (SELECT q.id FROM tasks q WHERE q.run_id = y.run_id AND q.stage = y.stage "
+            f"AND q.state = 'queued' ORDER BY q.idx LIMIT ?) WHERE {queued} ORDER BY t.idx",
+            (min(limit, max(1, HEADS_MAX // stages)), run_id),
         )
         return [Head(row[0], run_id, row[1], row[2], tries.of_row(row[5:]), row[3], row[4]) for row in rows]
 
@@ -235,6 +253,11 @@ class Reader:
             )
             for row in rows
         ]  # fmt: skip
+
+    def kinds(self) -> list[Learned]:
+        """What was learned of each kind, the one that was updated last at the end."""
+        rows = self._all("SELECT kind, attempts, memory_peaks, thread_peaks FROM kinds ORDER BY updated_at_ms, kind")
+        return [Learned(row[0], row[1], tuple(json.loads(row[2])), tuple(json.loads(row[3]))) for row in rows]
 
     # Tasks
 

@@ -76,12 +76,13 @@ def create_run(tx: Transaction, run: NewRun) -> RunRow:
     for number, stage in enumerate(run.stages):
         work, limits = stage.work, stage.work.limits
         tx.db.execute(
-            "INSERT INTO stages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO stages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 run_id, number, stage.name, work.function, json.dumps(work.command) if work.command else None,
                 work.shell, limits.timeout_s, limits.soft_timeout_s, limits.max_attempts, limits.retry_delay_s,
                 json.dumps(stage.after), limits.cpu_limit_s, limits.stall_timeout_s, limits.memory_limit_bytes,
-                limits.thread_limit, limits.output_limit_bytes, work.allow_children,
+                limits.thread_limit, limits.output_limit_bytes, work.allow_children, work.need_memory_bytes,
+                work.need_threads, work.name,
             ),
         )  # fmt: skip
     return RunRow(run_id, 0, sealed=False, existing=False)

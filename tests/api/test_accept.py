@@ -16,6 +16,7 @@ from batt_supervisor.api.accept import new_run
 from batt_supervisor.api.functions import check_function
 from batt_supervisor.api.interpreter import search_of
 from batt_supervisor.config import Settings
+from batt_supervisor.core.model import Space
 from batt_supervisor.errors import BadInput, NotAllowed
 from batt_supervisor.wire import RunSpec
 
@@ -219,9 +220,11 @@ def spec(cwd: Path | str, *stages: dict[str, Any], **given: Any) -> RunSpec:
     return RunSpec(name="n", cwd=str(cwd), stages=made, **given)
 
 
-def refused(run: RunSpec, settings: Settings = SETTINGS, environ: dict[str, str] | None = None) -> str:
+def refused(
+    run: RunSpec, settings: Settings = SETTINGS, environ: dict[str, str] | None = None, total: Space | None = None
+) -> str:
     try:
-        new_run(run, settings, {"PATH": "/usr/bin:/bin"} if environ is None else environ)
+        new_run(run, settings, {"PATH": "/usr/bin:/bin"} if environ is None else environ, total)
     except BadInput as error:
         return str(error)
     return ""
@@ -418,6 +421,65 @@ def test_limits_seed_and_children_are_what_was_asked_for(place: Path) -> None:
     )
     assert (work.limits.thread_limit, work.limits.output_limit_bytes) == (None, 5)
     assert (work.allow_children, work.seed, run.seed) == (True, 7, 7)
+
+
+# Needs
+
+
+def test_needs_and_the_kind_are_what_was_asked_for(place: Path) -> None:
+    stages = (
+        {"function": "animals:feed", "need_memory_bytes": 1 << 30, "need_threads": 8, "kind": "score"},
+        {"function": "animals:feed", "need_memory_bytes": 0, "need_threads": 0},
+    )
+    one, two = (stage.work for stage in new_run(spec(place, *stages), SETTINGS, {}).stages)
+    assert (one.need_memory_bytes, one.need_threads, one.kind) == (1 << 30, 8, "score")
+    assert (two.need_memory_bytes, two.need_threads, two.kind) == (None, None, "animals:feed")
+
+
+GIB = 2**30
+WHOLE = Space(24 * GIB, 1000)
+
+
+@pytest.mark.parametrize(
+    ("stage", "sentence"),
+    [
+        ({"need_memory_bytes": GIB, "memory_limit_bytes": GIB}, ""),
+        (
+            {"need_memory_bytes": 2 * GIB, "memory_limit_bytes": GIB},
+            "stage 's0': need_memory (2.0 GiB) is more than memory_limit (1.0 GiB)",
+        ),
+        ({"need_memory_bytes": 2 * GIB, "memory_limit_bytes": 0}, ""),
+        ({"need_threads": 9, "thread_limit": 9}, ""),
+        ({"need_threads": 10, "thread_limit": 9}, "stage 's0': need_threads (10) is more than thread_limit (9)"),
+        ({"need_threads": 513}, "stage 's0': need_threads (513) is more than thread_limit (512)"),
+        # What the machine has, less the reserve: 24 GiB - 256 MiB, 1000 - 64 threads.
+        ({"need_memory_bytes": 24 * GIB - 2**28, "need_threads": 936, "thread_limit": 0}, ""),
+        (
+            {"need_memory_bytes": 64 * GIB},
+            "stage 's0': need_memory (64.0 GiB) is more than this machine has for tasks: 23.8 GiB "
+            "(24.0 GiB, less 256.0 MiB in reserve)",
+        ),
+        (
+            {"need_threads": 937, "thread_limit": 0},
+            "stage 's0': need_threads (937) is more than this machine has for tasks: 936 (1000, less 64 in reserve)",
+        ),
+        ({"kind": " "}, "stage 's0': kind: ' ' cannot be used: it must be printable characters"),
+        ({"kind": "a\nb"}, "stage 's0': kind: 'a\\nb' cannot be used: it must be printable characters"),
+    ],
+)
+def test_a_need_that_can_never_be_met_is_refused(place: Path, stage: dict[str, Any], sentence: str) -> None:
+    run = spec(place, {"function": "animals:feed", **stage})
+    assert refused(run, total=WHOLE) == sentence
+    if "machine" in sentence:
+        assert refused(run) == ""  # nobody knows yet what the machine has
+
+
+def test_a_small_machine_keeps_less_back(place: Path) -> None:
+    run = spec(place, {"function": "animals:feed", "need_memory_bytes": 448 * 2**20, "need_threads": 14})
+    assert refused(run, total=Space(512 * 2**20, 16)) == ""
+    told = refused(run, total=Space(504 * 2**20, 16))
+    assert told.endswith("has for tasks: 441.0 MiB (504.0 MiB, less 63.0 MiB in reserve)")
+    assert refused(run, total=Space(GIB, 8)).endswith("has for tasks: 7 (8, less 1 in reserve)")
 
 
 # Another interpreter

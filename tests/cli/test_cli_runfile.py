@@ -102,6 +102,12 @@ def test_a_choice_counts_groups_where_there_are_any(file: Path) -> None:
         ("max_attempts = 2", "max_attempts = 0", "'limits.max_attempts'"),
         ("max_attempts = 2", "memory_limit = 'much'", "'limits.memory_limit': 'much' is not a size"),
         ("max_attempts = 2", "memory_limt = 1", "unknown key 'limits.memory_limt'; did you mean 'memory_limit'"),
+        ("max_attempts = 2", "memory = 'much'", "'limits.memory': 'much' is not a size"),
+        ("max_attempts = 2", "memry = 1", "unknown key 'limits.memry'; did you mean 'memory'"),
+        ("max_attempts = 2", "treads = 1", "unknown key 'limits.treads'; did you mean 'threads'"),
+        ("max_attempts = 2", "threads = -1", "'limits.threads'"),
+        ("max_attempts = 2", "kind = ''", "'limits.kind'"),
+        ('timeout = "5s"', 'knd = "x"', "stage 'two': unknown key 'knd'; did you mean 'kind'"),
         ("max_attempts = 2", "cpu_limit = -1", "'limits.cpu_limit': -1 is not a duration"),
         ("max_attempts = 2", "thread_limit = -1", "'limits.thread_limit'"),
         ("max_attempts = 2", "thread_limit = true", "'limits.thread_limit': must be a number, not true or false"),
@@ -156,6 +162,21 @@ def test_limits_seed_and_children_of_the_file_and_of_a_stage(file: Path) -> None
     ]
     assert found.seed == 7
     assert made(file, batch.Flags(seed=0)).spec.seed == 0
+
+
+def test_needs_and_kinds_of_the_file_and_of_a_stage(file: Path) -> None:
+    file.write_text(
+        GOOD.replace("[limits]", '[limits]\nmemory = "1GiB"\nthreads = 9\nkind = "all"').replace(
+            'timeout = "5s"', 'timeout = "5s"\nmemory = 0\nthreads = 2\nkind = "two"'
+        )
+    )
+
+    def needs(flags: batch.Flags) -> list[tuple[int | None, int | None, str | None]]:
+        return [(one.need_memory_bytes, one.need_threads, one.kind) for one in made(file, flags).spec.stages]
+
+    assert needs(batch.Flags()) == [(1 << 30, 9, "all"), (0, 2, "two"), (1 << 30, 9, "all")]
+    flags = batch.Flags(need_memory_bytes=5, need_threads=6, kind="flag")
+    assert needs(flags) == [(5, 6, "flag")] * 3
 
 
 # Interpreters

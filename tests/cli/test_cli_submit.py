@@ -131,6 +131,10 @@ def test_a_known_key_creates_nothing(battctl: Battctl, stub: Any) -> None:
         (("m:f", "--memory-limit", "lots"), "--memory-limit: 'lots' is not a size"),
         (("m:f", "--output-limit", "1.5"), "--output-limit: '1.5' is not a size"),
         (("m:f", "--thread-limit", "-1"), "'--thread-limit'"),
+        (("m:f", "--memory", "lots"), "--memory: 'lots' is not a size"),
+        (("m:f", "--threads", "-1"), "'--threads'"),
+        (("m:f", "--kind", ""), "'kind'"),
+        (("m:f", "--memmory", "1GiB"), "no such option: --memmory"),
         (("m:f", "--max-attempts", "0"), "'--max-attempts'"),
         (("m:f", "--env", "A"), "--env 'A': write NAME=VALUE"),
         (("m:f", "--cwd", "gone"), "gone is not there"),
@@ -180,10 +184,21 @@ def test_limits_of_the_command_line_are_sent(battctl: Battctl, stub: Any) -> Non
     assert f"  interpreter: {sys.executable}\n  seed: 7\n" in ended.out
 
 
+def test_needs_of_the_command_line_are_sent(battctl: Battctl, stub: Any) -> None:
+    words = ("--memory", "1.5GiB", "--threads", "1", "--kind", "score")
+    assert battctl("submit", "m:f", *words).code == 0
+    stage = only_run(stub)["spec"]["stages"][0]
+    assert (stage["need_memory_bytes"], stage["need_threads"], stage["kind"]) == (3 << 29, 1, "score")
+    assert (stage["memory_limit_bytes"], stage["thread_limit"]) == (None, None)
+    ended = battctl("submit", "m:f", *words, "--dry-run")
+    assert "(needs 1.5 GiB of memory, needs 1 thread, kind score)" in ended.out
+
+
 def test_limits_that_are_not_given_are_left_to_battd(battctl: Battctl, stub: Any) -> None:
     assert battctl("submit", "m:f").code == 0
     spec = only_run(stub)["spec"]
-    limits = {name: value for name, value in spec["stages"][0].items() if "limit" in name or "timeout" in name}
+    words = ("limit", "timeout", "need", "kind")
+    limits = {name: value for name, value in spec["stages"][0].items() if any(word in name for word in words)}
     assert set(limits.values()) == {None}
     assert (spec["seed"], spec["python"], spec["stages"][0]["allow_children"]) == (None, None, False)
 

@@ -58,6 +58,7 @@ def test_without_anything_given_the_defaults_hold(tmp_path: Path) -> None:
         ("max_worker_memory", "'2GiB'", 2 << 30),
         ("max_worker_age", "0", 0.0),
         ("start_method", "'spawn'", "spawn"),
+        ("ledger", "'off'", "off"),
         ("cgroup_root", "'off'", "off"),
         ("cgroup_root", "'/sys/fs/cgroup'", "/sys/fs/cgroup"),
     ],
@@ -88,6 +89,7 @@ BAD = [
     ("thread_limit", "-1"), ("thread_limit", "'many'"), ("output_limit", "'all'"),
     ("max_worker_memory", "1.5"), ("max_worker_age", "inf"),
     ("start_method", "'fork'"), ("cgroup_root", "'sys/fs/cgroup'"), ("cgroup_root", "''"), ("cgroup_root", "5"),
+    ("ledger", "'dev/shm/x'"), ("ledger", "''"), ("ledger", "5"),
     ("socket_group", "5"), ("socket", "5"), ("socket", "[]"),
 ]  # fmt: skip
 

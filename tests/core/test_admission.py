@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batt_supervisor.core.admission import Free, Hold, Start, admit
+from batt_supervisor.core.admission import Free, Hold, Need, Start, admit, outstanding
+from batt_supervisor.core.limits import Sample
 from batt_supervisor.core.model import NOTHING, Space
 
 MIB = 2**20
@@ -33,10 +34,11 @@ def space(memory_mib: int, threads: int) -> Space:
         (space(1, 4), free(512, 100), space(0, 32), space(0, 65), False, "threads", 1),
         # Threads are looked at first: without one nothing starts at all.
         (space(600, 400), free(512, 100), NOTHING, NOTHING, False, "threads", 300),
-        # Alone: the reserve of memory may be used, the one of threads never.
+        # Alone: the reserve may be used, and what was promised is promised to nobody who runs.
         (space(500, 4), free(512, 100), NOTHING, space(256, 64), True, None, 0),
         (space(500, 4), free(512, 100), space(400, 4), space(256, 64), True, None, 0),
-        (space(500, 40), free(512, 100), NOTHING, space(256, 64), True, "threads", 4),
+        (space(500, 40), free(512, 100), NOTHING, space(256, 64), True, None, 0),
+        (space(500, 101), free(512, 100), NOTHING, NOTHING, True, "threads", 1),
         # Nothing is free, or even less than nothing.
         (space(1, 1), free(0, 0), NOTHING, NOTHING, False, "threads", 1),
         (space(1, 1), free(-5, 10), NOTHING, NOTHING, True, "memory", 6 * MIB),
@@ -45,7 +47,7 @@ def space(memory_mib: int, threads: int) -> Space:
 def test_an_attempt_starts_where_it_fits(
     need: Space, left: Free, promised: Space, reserve: Space, alone: bool, short: str | None, missing: int
 ) -> None:
-    verdict = admit(need, free=left, promised=promised, reserve=reserve, alone=alone)
+    verdict = admit(Need(need), free=left, promised=promised, reserve=reserve, alone=alone)
     if short is None:
         assert verdict == Start()
     else:
@@ -54,7 +56,9 @@ def test_an_attempt_starts_where_it_fits(
 
 
 def test_a_hold_for_memory_gives_every_figure_it_was_decided_from() -> None:
-    verdict = admit(space(300, 4), free=free(700, 100), promised=space(256, 4), reserve=space(256, 64), alone=False)
+    verdict = admit(
+        Need(space(300, 4)), free=free(700, 100), promised=space(256, 4), reserve=space(256, 64), alone=False
+    )
     assert verdict == Hold(
         "memory",
         112 * MIB,
@@ -64,7 +68,7 @@ def test_a_hold_for_memory_gives_every_figure_it_was_decided_from() -> None:
 
 
 def test_a_hold_for_threads_gives_every_figure_it_was_decided_from() -> None:
-    verdict = admit(space(1, 4), free=free(700, 70), promised=space(0, 8), reserve=space(256, 64), alone=False)
+    verdict = admit(Need(space(1, 4)), free=free(700, 70), promised=space(0, 8), reserve=space(256, 64), alone=False)
     assert verdict == Hold(
         "threads",
         6,
@@ -80,7 +84,7 @@ def test_a_need_larger_than_what_is_free_is_never_admitted(
     need: Space, left: Space, promised: Space, reserve: Space, alone: bool
 ) -> None:
     reading = Free(left, "m", "t", left)
-    verdict = admit(need, free=reading, promised=promised, reserve=reserve, alone=alone)
+    verdict = admit(Need(need), free=reading, promised=promised, reserve=reserve, alone=alone)
     if need.memory_bytes > left.memory_bytes or need.threads > left.threads:
         assert isinstance(verdict, Hold)
     if isinstance(verdict, Hold):
@@ -92,20 +96,54 @@ def test_what_may_start_beside_others_may_start_alone(
     need: Space, left: Space, promised: Space, reserve: Space
 ) -> None:
     reading = Free(left, "m", "t", left)
-    if isinstance(admit(need, free=reading, promised=promised, reserve=reserve, alone=False), Start):
-        assert isinstance(admit(need, free=reading, promised=promised, reserve=reserve, alone=True), Start)
+    if isinstance(admit(Need(need), free=reading, promised=promised, reserve=reserve, alone=False), Start):
+        assert isinstance(admit(Need(need), free=reading, promised=promised, reserve=reserve, alone=True), Start)
 
 
 def test_a_hold_never_says_that_nothing_is_short() -> None:
-    verdict = admit(Space(128 * MIB + 1000, 1), free=free(128, 100), promised=NOTHING, reserve=NOTHING, alone=False)
+    verdict = admit(
+        Need(Space(128 * MIB + 1000, 1)), free=free(128, 100), promised=NOTHING, reserve=NOTHING, alone=False
+    )
     assert isinstance(verdict, Hold)
     assert not verdict.reason.startswith("0 MiB")
 
 
 def test_the_figures_of_a_hold_add_up_when_it_is_alone() -> None:
-    verdict = admit(space(600, 4), free=free(512, 100), promised=space(256, 4), reserve=NOTHING, alone=True)
+    verdict = admit(Need(space(600, 4)), free=free(512, 100), promised=space(256, 4), reserve=NOTHING, alone=True)
     assert verdict == Hold(
         "memory",
         88 * MIB,
         "88 MiB of memory short: 600 MiB needed, 512 MiB free by memory of the host, 0 MiB promised, 0 MiB in reserve",
     )
+
+
+def test_a_guessed_number_of_threads_holds_nobody_who_is_alone() -> None:
+    """Its worker is there, and may be all that it needs: this is how work goes on when nothing can be started."""
+    full = free(512, 0)
+    assert admit(Need(space(1, 4), known=False), free=full, promised=NOTHING, reserve=NOTHING, alone=True) == Start()
+    for need, alone in ((Need(space(1, 4)), True), (Need(space(1, 4), known=False), False)):
+        assert isinstance(admit(need, free=full, promised=NOTHING, reserve=NOTHING, alone=alone), Hold)
+
+
+def test_what_others_have_promised_and_what_is_set_aside_is_not_there() -> None:
+    verdict = admit(
+        Need(space(300, 4)),
+        free=free(700, 100),
+        promised=NOTHING,
+        others=space(200, 0),
+        aside=space(250, 0),
+        reserve=space(50, 0),
+        alone=False,
+    )
+    assert verdict == Hold(
+        "memory",
+        100 * MIB,
+        "100 MiB of memory short: 300 MiB needed, 700 MiB free by memory of the host, 0 MiB promised, 200 MiB promised "
+        "by other supervisors, 250 MiB set aside for a task that has waited long, 50 MiB in reserve",
+    )
+
+
+def test_an_attempt_that_was_not_looked_at_has_its_worker_and_nothing_else() -> None:
+    assert outstanding(space(100, 5), None) == space(100, 4)
+    assert outstanding(space(100, 5), Sample(1.0, 60 * MIB, 5, 0, 0)) == space(40, 0)
+    assert outstanding(space(100, 5), Sample(1.0, 160 * MIB, 50, 0, 0)) == NOTHING

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from batt_supervisor.clock import Now
 from batt_supervisor.core.admission import Free
+from batt_supervisor.core.limits import Sample
 from batt_supervisor.core.model import Claim, Head, Limits, Outcome, Room, Space, Tries, Work
-from batt_supervisor.core.plan import PATIENCE_S, PROMISE_S, TENURE_S, plan, wake_at
+from batt_supervisor.core.plan import plan, wake_at
 from batt_supervisor.core.retry import RESOURCE_TRIES
+from batt_supervisor.core.start import PATIENCE_S, TENURE_S
 from batt_supervisor.core.world import (
     Begin,
     CloseRun,
@@ -233,7 +235,8 @@ def test_nothing_is_claimed_ahead_of_a_task_that_has_waited_long_to_run_alone() 
 
 
 def test_nothing_starts_without_headroom_and_the_hold_says_what_is_short() -> None:
-    commands = plan(world({1: heads(1, 3)}, slots=[slot(1)], free=free(threads=67)), POLICY)
+    given = world({1: heads(1, 3)}, slots=[slot(1)], running=[running(2, 9)], free=free(threads=67))
+    commands = plan(given, POLICY)
     assert [type(command) for command in commands] == [Held]
     assert held(commands, 1) == "threads"
 
@@ -250,10 +253,12 @@ def test_what_was_started_in_this_plan_counts_as_promised() -> None:
     assert len(begun(commands)) == 2
 
 
-@pytest.mark.parametrize(("age_s", "starts"), [(PROMISE_S / 2, 0), (PROMISE_S * 2, 1)])
-def test_a_young_attempt_has_not_taken_what_it_was_promised(age_s: float, starts: int) -> None:
-    young = running(1, 9, sent_s=NOW.mono_s - age_s, called_s=None, need=Space(200 * MIB, 4))
-    commands = plan(world({1: heads(1, 1)}, slots=[slot(1)], running=[young], free=free(memory_mib=256 + 200)), POLICY)
+@pytest.mark.parametrize(("used_mib", "starts"), [(None, 0), (20, 0), (100, 1), (500, 1)])
+def test_what_an_attempt_has_not_taken_of_its_need_is_promised_to_it(used_mib: int | None, starts: int) -> None:
+    seen = None if used_mib is None else Sample(1.0, used_mib * MIB, 4, 0, 0)
+    other = running(1, 9, need=Space(200 * MIB, 4), sample=seen)
+    free_mib = free(memory_mib=256 + 128 + 100)
+    commands = plan(world({1: heads(1, 1)}, slots=[slot(1)], running=[other], free=free_mib), POLICY)
     assert len(begun(commands)) == starts
 
 

@@ -24,7 +24,7 @@ THRICE = Limits(timeout_s=10.0, max_attempts=3, retry_delay_s=2.0)
 
 
 def test_every_outcome_has_its_price() -> None:
-    priced = [CHARGED, RESOURCE, {Outcome.OK, Outcome.CANCELLED}, {Outcome.STARVED, Outcome.LOST}]
+    priced = [CHARGED, RESOURCE, {Outcome.OK, Outcome.CANCELLED}, {Outcome.STARVED, Outcome.LOST, Outcome.EVICTED}]
     assert sum(len(one) for one in priced) == len(Outcome)
     assert set().union(*priced) == set(Outcome)
 
@@ -190,7 +190,7 @@ def test_a_verdict_is_repeatable_and_counts_one_attempt_once(
 
 def attempts(tries: Tries) -> int:
     """How many it counts; those that took their worker down are among the charged ones."""
-    return tries.charged + tries.resource + tries.uncharged + tries.starved
+    return tries.charged + tries.resource + tries.uncharged + tries.starved + tries.evicted
 
 
 @given(st.integers(0, 998), limits, seeds)
@@ -216,12 +216,12 @@ def test_a_declared_delay_is_never_shortened_by_the_cap_of_its_doubling() -> Non
     [(0, Space(100, 4)), (1, Space(200, 8)), (2, Space(400, 16)), (3, Space(800, 20)), (4, Space(1000, 20))],
 )
 def test_a_need_doubles_with_each_shortage_and_stops_at_the_machine(resource: int, need: Space) -> None:
-    assert need_of(Space(100, 4), Tries(resource=resource), total=Space(1000, 20)) == need
+    assert need_of(Space(100, 4), resource, total=Space(1000, 20)) == need
 
 
 @given(st.integers(0, 1 << 40), st.integers(0, 1 << 20), tries)
 def test_no_need_is_ever_larger_than_the_machine(memory: int, threads: int, before: Tries) -> None:
     total = Space(1 << 34, 32768)
-    need = need_of(Space(memory, threads), before, total)
+    need = need_of(Space(memory, threads), before.resource, total)
     assert need.memory_bytes <= total.memory_bytes
     assert need.threads <= total.threads

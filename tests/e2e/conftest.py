@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -10,7 +11,7 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,14 @@ from typing import Any
 
 import pytest
 
+from batt_supervisor.pool import cgroupfs
 from batt_supervisor.testing import Daemon
 
 TESTS = Path(__file__).resolve().parent.parent
 
 NOBODY = 65534
+
+_numbers = itertools.count(1)
 
 Battctl = Callable[..., Any]
 
@@ -194,6 +198,62 @@ def own_groups() -> Iterator[list[Path]]:
         end_group(group)
 
 
+class Fence:
+    """Control groups around whatever is started in them, and their limits.
+
+    Attributes:
+        groups: Their folders, for `Daemon(cgroups=...)`.
+    """
+
+    def __init__(self, groups: Sequence[Path]) -> None:
+        self.groups = tuple(groups)
+        self.pids = next(group for group in groups if "/pids/" in f"{group}/")
+        self.memory = next(group for group in groups if "/memory/" in f"{group}/")
+        (self.memory / "memory.swappiness").write_text("0")
+
+    def limit(self, *, pids: int | None = None, memory: int | None = None) -> None:
+        """Set limits, or change them; those that are None stay as they are."""
+        if pids is not None:
+            (self.pids / "pids.max").write_text(str(pids))
+        if memory is not None:
+            (self.memory / "memory.limit_in_bytes").write_text(str(memory))
+
+    @property
+    def threads(self) -> int:
+        """How many threads and processes are inside."""
+        return int((self.pids / "pids.current").read_text())
+
+    @property
+    def memory_bytes(self) -> int:
+        """What those inside use, file cache included."""
+        return int((self.memory / "memory.usage_in_bytes").read_text())
+
+    def oom_kills(self) -> int:
+        """Processes killed for want of memory, of the groups that are there still."""
+        found = (cgroupfs.count(f"{group}/memory.oom_control", "oom_kill") for group in cgroupfs.below(str(self.memory)))
+        return sum(found)
+
+    def start(self, *words: str) -> subprocess.Popen[bytes]:
+        """Start another program inside; it is ended with the fence."""
+        script = 'until [ "$1" = -- ]; do echo $$ > "$1/cgroup.procs" || exit 1; shift; done; shift; exec "$@"'
+        enter = ["/bin/sh", "-c", script, "sh", *map(str, self.groups), "--"]
+        return subprocess.Popen([*enter, *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+
+
+@pytest.fixture
+def fence() -> Iterator[Fence]:
+    """Control groups of the first version, of the test's own; without limits at first."""
+    made: list[Path] = []
+    try:
+        reason = _make_groups(made)
+        if reason or len(made) < 2:
+            pytest.skip(reason or "no control groups of pids and memory of the first version are mounted")
+        yield Fence(made)
+    finally:
+        for group in made:
+            end_group(group)
+
+
 def _make_groups(made: list[Path]) -> str:
     """Make them; why it cannot be done."""
     if os.geteuid() != 0:
@@ -201,7 +261,7 @@ def _make_groups(made: list[Path]) -> str:
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, names, own = line.split(":", 2)
         for controller in {"pids", "memory"} & set(names.split(",")):
-            group = Path(f"/sys/fs/cgroup/{controller}{own}", f"batt-test-{os.getpid()}")
+            group = Path(f"/sys/fs/cgroup/{controller}{own}", f"batt-test-{os.getpid()}-{next(_numbers)}")
             try:
                 group.mkdir()
             except OSError as error:

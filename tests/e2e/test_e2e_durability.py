@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from outside import rows
 
 from batt_supervisor.core.lifecycle import RunState, State
 from batt_supervisor.errors import NotAllowed, Refused, Unreachable
@@ -39,15 +39,6 @@ except BattError:
 
 def lines(path: Path) -> list[list[str]]:
     return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def rows(daemon: Daemon, sql: str) -> list[tuple[Any, ...]]:
-    """What the database says, read beside battd."""
-    db = sqlite3.connect(f"file:{daemon.state_dir / 'queue.db'}?mode=ro", uri=True)
-    try:
-        return db.execute(sql).fetchall()
-    finally:
-        db.close()
 
 
 def check_attempts(folder: Path) -> Counter[str]:

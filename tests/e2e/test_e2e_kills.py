@@ -5,17 +5,15 @@ from __future__ import annotations
 import os
 import random
 import signal
-import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
+from outside import alive, at_rest, noted, nurseries, rows, stat, told
 
 from batt_supervisor.core.lifecycle import State
 from batt_supervisor.testing import Daemon, eventually
@@ -28,54 +26,10 @@ SOON_S = 30.0
 CONFIG = 'retry_delay = "20ms"\n'
 
 
-def noted(pids: Path) -> list[tuple[int, int]]:
-    """Pid and start time of what a task of the zoo has started."""
-    lines = pids.read_text().splitlines() if pids.exists() else []
-    return [(int(pid), int(started)) for pid, started in (line.split() for line in lines)]
-
-
-def stat(pid: int) -> tuple[str, int]:
-    """State and start time; `gone` for a process that is not there."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    except OSError:
-        return "gone", 0
-    fields = text[text.rindex(")") + 2 :].split()
-    return fields[0], int(fields[19])
-
-
-def alive(pid: int, started: int) -> bool:
-    state, since = stat(pid)
-    return state not in ("gone", "Z", "X") and since == started != 0
-
-
-def told(pid: int) -> str:
-    with suppress(psutil.Error, OSError):
-        found = psutil.Process(pid)
-        return f"{pid} ({found.status()}, child of {found.ppid()}: {' '.join(found.cmdline())[-80:]})"
-    return f"{pid} (gone)"
-
-
-def nurseries(daemon: Daemon) -> list[int]:
-    """What the workers are forked from."""
-    found = []
-    for child in daemon.process.children():
-        with suppress(psutil.NoSuchProcess):
-            if "nursery" in " ".join(child.cmdline()):
-                found.append(child.pid)
-    return found
-
-
 def below(daemon: Daemon) -> list[tuple[int, int]]:
     """Everything below battd, with its start time."""
     pids = [child.pid for child in daemon.process.children(recursive=True)]
     return [(pid, started) for pid, (state, started) in zip(pids, map(stat, pids), strict=True) if state != "gone"]
-
-
-def at_rest(daemon: Daemon) -> bool:
-    assert daemon.slots is not None
-    slots = daemon.client.service().slots
-    return len(slots) == daemon.slots + 1 and all(slot.phase == "idle" for slot in slots)
 
 
 def see_gone(processes: list[tuple[int, int]]) -> None:
@@ -89,15 +43,6 @@ def see_gone(processes: list[tuple[int, int]]) -> None:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         raise AssertionError(f"{len(left)} of {len(processes)} live: {told_of}") from None
-
-
-def rows(daemon: Daemon, sql: str) -> list[tuple[Any, ...]]:
-    """What the database says, read beside battd."""
-    db = sqlite3.connect(f"file:{daemon.state_dir / 'queue.db'}?mode=ro", uri=True)
-    try:
-        return db.execute(sql).fetchall()
-    finally:
-        db.close()
 
 
 # Workers, again and again
@@ -232,8 +177,8 @@ def test_nothing_outlives_kill_dash_nine_of_the_nursery(busy: Daemon) -> None:
     found = nurseries(busy)
     assert found, "there is no nursery"
     workers = [(pid, stat(pid)[1]) for pid in busy.workers().values()]
-    for pid in found:
-        os.kill(pid, signal.SIGKILL)
+    for nursery in found:
+        nursery.kill()
     see_gone([*processes, *workers])
     for run in busy.client.runs():
         busy.client.cancel(run.run)
@@ -260,7 +205,7 @@ def test_the_next_battd_ends_what_outlived_all_the_parts_of_the_last_one(
     if busy.user is not None:
         pytest.skip("without control groups nothing names what has emptied its environment")
     processes = begotten(busy)
-    parts = [*nurseries(busy), *busy.workers().values()]
+    parts = [*(nursery.pid for nursery in nurseries(busy)), *busy.workers().values()]
     busy.kill(signal.SIGSTOP)
     for pid in parts:
         os.kill(pid, signal.SIGKILL)

@@ -12,8 +12,12 @@ import pytest
 
 from batt_supervisor.config import Settings
 from batt_supervisor.core.lifecycle import State
+from batt_supervisor.core.limits import Sample
 from batt_supervisor.core.model import Limits, Room, Work
+from batt_supervisor.core.needs import Needs
+from batt_supervisor.daemon.gate import Gate
 from batt_supervisor.daemon.loop import Loop
+from batt_supervisor.headroom.ledger import Ledger
 from batt_supervisor.store import Store, moves, submit
 from batt_supervisor.store.read import Reader
 from batt_supervisor.testing import FakePool, FixedHeadroom, ManualClock, eventually
@@ -34,7 +38,9 @@ class Rig:
         self._writing = Thread(target=self.store.writer.run, daemon=True)
         self._writing.start()
         self.reader: Reader = self.store.reader()
-        self.loop = Loop(self.store, self.pool, self.headroom, self.clock, self.settings)
+        self.needs = Needs()
+        gate = Gate(self.headroom, Ledger.open("off", "test"), self.settings, self.needs, self.clock.read())
+        self.loop = Loop(self.store, self.pool, gate, self.clock, self.settings)
         self.store.writer.on_commit = self.loop.touched
 
     def do(self, operation: Callable[[Any], Any]) -> Any:
@@ -148,18 +154,19 @@ def test_what_needs_more_than_is_free_waits_though_it_is_alone(make_rig: Callabl
     rig.until("it was sent", lambda: rig.pool.sent)
 
 
-def test_short_threads_hold_and_the_reserve_is_kept_even_from_the_first(make_rig: Callable[..., Rig]) -> None:
+def test_short_threads_hold_and_the_reserve_is_kept_from_all_but_the_first(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(need_threads=4, reserve_threads=64)
-    rig.headroom.set(threads=67)
-    run = rig.submit(1)
+    rig.headroom.set(threads=70)
+    run = rig.submit(2)
+    rig.until("one was sent", lambda: rig.pool.sent)
     rig.rest()
     rig.publish()
     hold = rig.loop.snapshot.holds[run]
-    assert (hold.short, hold.missing) == ("threads", 1)
+    assert (hold.short, hold.missing) == ("threads", 1)  # 4 needed, 3 more promised to the first, 64 in reserve
     assert "threads of the test" in hold.reason
-    rig.headroom.set(threads=68)
+    rig.headroom.set(threads=71)
     rig.publish()
-    rig.until("it was sent", lambda: rig.pool.sent)
+    rig.until("the other was sent", lambda: len(rig.pool.sent) == 2)
 
 
 def test_what_has_just_started_is_promised_what_it_has_not_taken(make_rig: Callable[..., Rig]) -> None:
@@ -169,8 +176,10 @@ def test_what_has_just_started_is_promised_what_it_has_not_taken(make_rig: Calla
     rig.until("two were sent", lambda: len(rig.pool.sent) == 2)
     rig.rest()
     assert len(rig.pool.sent) == 2
-    rig.clock.advance(2.0)  # by now the reading tells
-    rig.headroom.set(memory_bytes=150 * MiB)
+    serial = rig.pool.sent[0][1].serial  # one of them has taken half of what it needs
+    rig.pool.samples[serial] = Sample(1.0, 50 * MiB, 1, 0, 0)
+    rig.pool.call(serial, rig.clock.read().mono_s)
+    rig.clock.advance(2.0)
     rig.until("a third was sent", lambda: len(rig.pool.sent) == 3)
 
 

@@ -11,15 +11,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from outside import nurseries
 
 from batt_supervisor.core.lifecycle import State
 from batt_supervisor.pool.nursery import ROOT
 from batt_supervisor.testing import Daemon, eventually
-
-
-def nurseries(daemon: Daemon) -> list[psutil.Process]:
-    """battd's own children: whatever it starts comes from these."""
-    return [one for one in daemon.process.children() if any("nursery.py" in word for word in one.cmdline())]
 
 
 def test_workers_are_children_of_one_nursery_for_each_room(new_battd: Callable[..., Daemon], tmp_path: Path) -> None:

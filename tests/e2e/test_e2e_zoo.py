@@ -21,6 +21,7 @@ from typing import Any
 
 import psutil
 import pytest
+from outside import alive, at_rest, noted, nurseries, told
 
 from batt_supervisor.core.model import Outcome
 from batt_supervisor.testing import Daemon, eventually
@@ -378,38 +379,6 @@ KINDS = [
 BATCHES = list(dict.fromkeys(kind.batch for kind in KINDS))
 
 
-# Processes
-
-
-def noted(pids: Path) -> list[tuple[int, int]]:
-    """Pid and start time of what a task has started."""
-    lines = pids.read_text().splitlines() if pids.exists() else []
-    return [(int(pid), int(started)) for pid, started in (line.split() for line in lines)]
-
-
-def stat(pid: int) -> tuple[str, int]:
-    """State and start time; `gone` for a process that is not there."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    except OSError:
-        return "gone", 0
-    fields = text[text.rindex(")") + 2 :].split()
-    return fields[0], int(fields[19])
-
-
-def alive(pid: int, started: int) -> bool:
-    state, since = stat(pid)
-    return state not in ("gone", "Z", "X") and since == started != 0
-
-
-def told(pid: int) -> str:
-    """A process in words."""
-    with suppress(psutil.Error, OSError):
-        found = psutil.Process(pid)
-        return f"{pid} ({found.status()}, child of {found.ppid()}: {' '.join(found.cmdline())[-80:]})"
-    return f"{pid} (gone)"
-
-
 # Worlds
 
 
@@ -434,7 +403,7 @@ class World:
         self.rest()
         self.pid = self.daemon.pid
         self.threads, self.descriptors = self.figures()
-        assert self.nurseries() <= 1
+        assert len(nurseries(self.daemon)) <= 1
         self.rss = self.daemon.process.memory_info().rss
 
     def renew(self) -> None:
@@ -445,14 +414,6 @@ class World:
         self.daemon.kill(signal.SIGKILL)
         self.daemon.start()
         self.settle()
-
-    def nurseries(self) -> int:
-        """How many processes there are that workers are forked from: one for each room in use."""
-        found = 0
-        for child in self.daemon.process.children():
-            with suppress(psutil.NoSuchProcess):  # or a zombie
-                found += "nursery" in " ".join(child.cmdline())
-        return found
 
     def look(self, probe: str, times: int) -> list[dict[str, Any]]:
         run = self.daemon.submit(f"zoo.{probe}", [[]] * times)
@@ -465,11 +426,7 @@ class World:
         return self.daemon.process.num_threads(), self.daemon.process.num_fds()
 
     def rest(self) -> None:
-        def idle() -> bool:
-            slots = self.daemon.client.service().slots
-            return len(slots) == SLOTS + 1 and all(slot.phase == "idle" for slot in slots)
-
-        eventually("every slot is idle", idle, within_s=40)
+        eventually("every slot is idle", lambda: at_rest(self.daemon), within_s=40)
 
     def strangers(self) -> list[str]:
         """Processes below battd that are neither workers nor what those are forked from."""
@@ -637,7 +594,7 @@ def judge_battd(world: World, before: set[str]) -> list[str]:
     def back() -> bool:
         # A slot may stay in another room, whose nursery has a socket and a pidfd.
         threads, descriptors = world.figures()
-        return threads <= world.threads and descriptors <= world.descriptors + 2 * (world.nurseries() - 1)
+        return threads <= world.threads and descriptors <= world.descriptors + 2 * (len(nurseries(world.daemon)) - 1)
 
     try:
         eventually("", back, within_s=15)

@@ -117,7 +117,7 @@ class Desk:
         return self.do(self.claiming(task_id, self.task(task_id).attempt if attempt is None else attempt))
 
     def tries(self, task_id: int) -> Tries:
-        sql = "SELECT charged, resource, uncharged, starved, crashes, suspect FROM tasks WHERE id = ?"
+        sql = "SELECT charged, resource, uncharged, starved, crashes, evicted, suspect FROM tasks WHERE id = ?"
         *counts, suspect = self.db.execute(sql, (task_id,)).fetchone()
         return Tries(*counts, suspect=bool(suspect))
 

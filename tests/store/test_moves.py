@@ -123,7 +123,7 @@ def test_a_claim_gives_the_count_of_tries_that_holds_now(desk: Any) -> None:
 def test_every_count_of_tries_is_kept(desk: Any) -> None:
     run_id = desk.run(1)
     (task_id,) = desk.tasks(run_id)
-    before = Tries(charged=1, resource=2, uncharged=3, starved=4, crashes=5, suspect=True)
+    before = Tries(charged=1, resource=2, uncharged=3, starved=4, crashes=5, evicted=6, suspect=True)
     held = desk.claim(task_id)
     assert desk.do(desk.settling(held, Ending(Outcome.LOST), Verdict(Event.AGAIN, before))) is S.QUEUED
     assert desk.tries(task_id) == before

@@ -10,7 +10,7 @@ import pytest
 from batt_supervisor.core.lifecycle import State
 from batt_supervisor.core.model import Outcome
 from batt_supervisor.errors import StoreUnavailable
-from batt_supervisor.store import Store
+from batt_supervisor.store import Store, read, submit
 
 S = State
 
@@ -71,6 +71,55 @@ def test_heads_come_in_order_of_submission(desk: Any) -> None:
     found = desk.reader.heads(run_id, 3)
     assert [head.task_id for head in found] == [tasks[0], tasks[2], tasks[3]]
     assert (found[0].run_id, found[0].since_ms, found[0].attempt) == (run_id, desk.now_ms, 0)
+
+
+def test_heads_are_the_first_of_each_stage(desk: Any) -> None:
+    """However many tasks of one stage wait, those of the others are seen."""
+    run_id = sealed(desk, [5, 0, 2, 5])
+    tasks = desk.tasks(run_id)
+    desk.claim(tasks[0])
+    found = desk.reader.heads(run_id, 3)
+    assert [(head.index, head.stage) for head in found] == [
+        (1, 0), (2, 0), (3, 0), (5, 2), (6, 2), (7, 3), (8, 3), (9, 3),
+    ]  # fmt: skip
+    assert [head.task_id for head in found] == [tasks[head.index] for head in found]
+    assert desk.reader.heads(run_id + 1, 3) == []
+
+
+def test_heads_come_in_order_of_submission_where_stages_alternate(desk: Any) -> None:
+    run_id = sealed(desk, [2, 2], mixed=True)
+    assert [(head.index, head.stage) for head in desk.reader.heads(run_id, 9)] == [(0, 0), (1, 1), (2, 0), (3, 1)]
+
+
+def test_of_many_stages_fewer_heads_each_are_read(desk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(read, "HEADS_MAX", 8)
+    run_id = sealed(desk, [4, 4, 4])
+    assert [head.stage for head in desk.reader.heads(run_id, 4)] == [0, 0, 1, 1, 2, 2]
+    run_id = sealed(desk, [1] * 10)
+    assert [head.stage for head in desk.reader.heads(run_id, 4)] == list(range(10))
+
+
+def test_heads_are_found_in_the_index_and_not_by_looking_at_every_task(desk: Any) -> None:
+    run_id = sealed(desk, [2, 2])
+    asked: list[str] = []
+    desk.reader._db.set_trace_callback(asked.append)
+    desk.reader.heads(run_id, 64)
+    desk.reader._db.set_trace_callback(None)
+    steps = [row[3] for sql in asked for row in desk.db.execute(f"EXPLAIN QUERY PLAN {sql}")]
+    assert "SEARCH q USING INDEX tasks_queued (run_id=? AND stage=?)" in steps
+    assert "SEARCH t USING INTEGER PRIMARY KEY (rowid=?)" in steps
+    assert [step for step in steps if step.startswith("SCAN")] == []
+
+
+def sealed(desk: Any, stages: list[int], *, mixed: bool = False) -> int:
+    """A run whose stages wait for nothing and have so many tasks, one stage behind the other or taking turns."""
+    made = tuple(submit.NewStage(f"s{n}", desk.new().stages[0].work) for n in range(len(stages)))
+    run_id: int = desk.do(lambda tx: submit.create_run(tx, submit.NewRun("r", None, "/", {}, None, made))).id
+    tasks = [(place, stage) for stage, number in enumerate(stages) for place in range(number)]
+    chunk = [submit.NewTask(stage, "[]") for _, stage in (sorted(tasks) if mixed else tasks)]
+    desk.do(lambda tx: submit.add_tasks(tx, run_id, 0, chunk))
+    desk.do(lambda tx: submit.seal(tx, run_id))
+    return run_id
 
 
 def test_the_latest_run_of_a_name_is_meant(desk: Any) -> None:

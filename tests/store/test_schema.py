@@ -44,7 +44,7 @@ def test_migrating_twice_changes_nothing(db: sqlite3.Connection) -> None:
 def test_a_database_of_the_first_version_is_brought_up_to_date_with_what_is_in_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What it never said is what it meant then: battd's own interpreter, no limits, nothing suspect."""
+    """What it never said is what it meant then: battd's own interpreter, no limits or needs, nothing suspect."""
     known = schema.migrations()
     with closing(schema.connect(tmp_path / "old.db")) as db, monkeypatch.context() as first:
         first.setattr(schema, "migrations", lambda: known[:1])
@@ -68,6 +68,46 @@ def test_a_database_of_the_first_version_is_brought_up_to_date_with_what_is_in_i
         assert reader.stages(run)[0].work == Work(Room("/"), Limits(9.0, max_attempts=2), function="zoo:work")
         assert reader.live()[0][0].tries == Tries(charged=1)
         assert reader.attempts(1)[0].peak_threads is None
+        assert reader.kinds() == []
+
+
+@pytest.mark.parametrize("number", [migration[0] for migration in schema.migrations()])
+def test_a_database_of_any_version_is_brought_to_the_schema_of_a_fresh_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    known = schema.migrations()
+    with closing(schema.connect(tmp_path / "old.db")) as old, closing(schema.connect(tmp_path / "new.db")) as fresh:
+        with monkeypatch.context() as then:
+            then.setattr(schema, "migrations", lambda: known[:number])
+            schema.migrate(old)
+        schema.migrate(old)
+        schema.migrate(fresh)
+        assert tables(old) == tables(fresh)
+
+
+def test_queued_tasks_of_the_version_before_headroom_are_all_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = schema.migrations()
+    with closing(schema.connect(tmp_path / "old.db")) as db, monkeypatch.context() as before:
+        before.setattr(schema, "migrations", lambda: known[:2])
+        schema.migrate(db)
+        db.executescript(
+            "INSERT INTO runs (name, cwd, env, task_count, created_at_ms, sealed_at_ms) "
+            "VALUES ('r', '/', '{}', 1, 1, 1);"
+            "INSERT INTO stages (run_id, number, name, function, shell, timeout_s, max_attempts, retry_delay_s, after) "
+            "VALUES (1, 0, 's', 'zoo:work', 0, 9.0, 2, 1.0, '[]');"
+            "INSERT INTO tasks (run_id, idx, stage, args, state, moved_at_ms, starved, suspect) "
+            "VALUES (1, 0, 0, '[]', 'queued', 1, 0, 0), (1, 1, 0, '[]', 'queued', 1, 2, 1);"
+            "INSERT INTO tallies VALUES (1, 0, 'queued', '', 2);"
+        )
+    store = Store(tmp_path / "old.db")
+    with closing(store), closing(store.reader()) as reader:
+        assert [head.tries for head in reader.heads(1, 9)] == [Tries(), Tries(starved=2, suspect=True)]
+        run = reader.run(1)
+        assert run is not None
+        (stage,) = reader.stages(run)
+        assert (stage.work.need_memory_bytes, stage.work.need_threads, stage.work.name) == (None, None, "")
 
 
 def test_every_table_is_strict(db: sqlite3.Connection) -> None:

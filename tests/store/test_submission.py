@@ -29,12 +29,13 @@ def test_a_run_is_written_as_it_was_given(desk: Any) -> None:
     assert stages[0].work == desk.new().stages[0].work
 
 
-def test_a_stage_is_read_with_every_limit_it_was_given(desk: Any) -> None:
+def test_a_stage_is_read_with_every_limit_and_need_it_was_given(desk: Any) -> None:
     whole = Limits(9.0, 8.0, 7, 6.0, 5.0, 4.0, 3 << 30, 2, 1)
     room = Room("/srv", (("A", "1"),), "/opt/venv/bin/python")
     works = [
         Work(room, whole, function="zoo:work", allow_children=True, seed=2**62),
         Work(room, Limits(1.0), command=("ls", "{item}"), shell=True, seed=2**62),
+        Work(room, whole, function="zoo:work", seed=2**62, need_memory_bytes=2**40, need_threads=9, name="score"),
     ]
     stages = tuple(submit.NewStage(f"s{number}", work) for number, work in enumerate(works))
     run = submit.NewRun("card", None, "/srv", {"A": "1"}, None, stages, python="/opt/venv/bin/python", seed=2**62)

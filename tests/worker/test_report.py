@@ -16,7 +16,7 @@ from pebble.common.types import Result, ResultStatus
 from pebble.pool.base_pool import TaskPayload
 from pebble.pool.process import TaskResult, WorkerTask
 
-from worker import entry, report
+from worker import entry, exhausted, report, shortage
 
 ONE_WRITE = 16_384
 """Up to so many bytes of pickle, multiprocessing sends a message's length and body in one write."""
@@ -277,15 +277,6 @@ def real_no_thread() -> None:
         threading.stack_size(before)
 
 
-def no_process() -> None:
-    """What subprocess raises when fork is refused: from its own frame, without a file name."""
-
-    def _execute_child() -> None:
-        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
-
-    _execute_child()
-
-
 def full_pipe() -> None:
     read, write = os.pipe()
     os.set_blocking(write, False)
@@ -325,17 +316,17 @@ def from_few() -> None:
         (no_memory, "out_of_memory"),
         (wrapped_memory, "out_of_memory"),
         (hidden_cause, "out_of_memory"),
-        (while_handling_memory, "exception"),
+        (while_handling_memory, "out_of_memory"),
         (
             lambda: (os.open("/", os.O_RDONLY) and None) or (_ for _ in ()).throw(OSError(errno.ENOMEM, "x")),
             "out_of_memory",
         ),
         (lambda: (_ for _ in ()).throw(OSError(errno.ENOSPC, "x")), "exception"),
         (lambda: (_ for _ in ()).throw(RuntimeError("something else")), "exception"),
+        (lambda: (_ for _ in ()).throw(ValueError("memory")), "exception"),
         (lambda: (_ for _ in ()).throw(RuntimeError("can't allocate thread")), "out_of_threads"),
-        (lambda: (_ for _ in ()).throw(ValueError("can't start new thread")), "exception"),
+        (lambda: (_ for _ in ()).throw(ValueError("inlining failed: can't start new thread")), "out_of_threads"),
         (no_thread, "out_of_threads"),
-        (no_process, "out_of_threads"),
         (full_pipe, "exception"),
         (lambda: subprocess.Popen(["/no/such/program"]), "exception"),
         (one_of_many(MemoryError()), "out_of_memory"),
@@ -352,6 +343,33 @@ def test_a_lack_of_memory_or_threads_is_told_apart_from_the_tasks_own_error(
     make: Callable[[], Any], outcome: str
 ) -> None:
     assert report.of_error(raised(make))["outcome"] == outcome
+
+
+@pytest.mark.parametrize("length", [0, 10, 10_000])
+@pytest.mark.parametrize("limit", ["", "pids.max of /a: 9 of 9", "x" * 10_000])
+def test_a_reason_ends_with_the_limit_that_was_short(monkeypatch: pytest.MonkeyPatch, length: int, limit: str) -> None:
+    monkeypatch.setattr(shortage, "told", lambda outcome: limit)
+    reason = report.of_error(MemoryError("m" * length))["reason"]
+    assert reason.startswith("MemoryError")
+    assert len(reason) <= report.REASON_MAX
+    assert reason.endswith(f" ({report.clip(limit, report.REASON_MAX // 2)})") == bool(limit)
+    assert report.of_error(ValueError("x"))["reason"] == "ValueError: x"
+
+
+def fail_for_memory(*_: Any) -> Any:
+    raise MemoryError
+
+
+@pytest.mark.parametrize(("module", "broken"), [(exhausted, "outcome_of"), (shortage, "told")])
+def test_an_error_is_told_where_not_even_that_has_memory(
+    monkeypatch: pytest.MonkeyPatch, module: Any, broken: str
+) -> None:
+    monkeypatch.setattr(module, broken, fail_for_memory)
+    told = report.of_error(MemoryError())
+    assert told["outcome"] == "out_of_memory"
+    assert told["reason"].startswith("MemoryError")
+    assert set(told["error"]) == {"type", "message", "traceback"}
+    assert report.of_error(MemoryError()) is not told, "each report is added to"
 
 
 def test_a_thread_that_the_system_really_refuses_is_a_lack_of_threads() -> None:

@@ -1,0 +1,80 @@
+"""What is given up when memory or threads run short while attempts run: idle workers first, then an attempt.
+
+Suspending an attempt would free neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Final
+
+from batt_supervisor.core.levels import THRASH, scaled
+from batt_supervisor.core.model import Outcome
+from batt_supervisor.core.world import Policy, Renew, Running, SlotPhase, Stop, World
+
+SHORT: Final = 0.25
+"""The part of the reserve that has to be free; below it something is given up."""
+
+PAUSE_S: Final = 0.5
+"""How long what was given up may take to show in a reading."""
+
+EVICTIONS_MAX: Final = 3
+"""How often a task may be stopped to save the rest; after that others are."""
+
+
+def relief(world: World, policy: Policy, renewed: Collection[int]) -> Iterator[Renew | Stop]:
+    """One step at a time, while too little is free. Nothing where all is well.
+
+    Args:
+        renewed: Slots whose worker is being replaced as it is.
+    """
+    short = _short(world, policy)
+    if not short or world.now.mono_s - world.relieved_s < PAUSE_S or any(_going(one) for one in world.running):
+        return
+    worn = [one for one in world.slots if one.phase is SlotPhase.IDLE and one.served and one.id not in renewed]
+    if worn:
+        most = max(worn, key=lambda slot: slot.served)  # what it has gathered is not known; it has had most time to
+        yield Renew(most.id, most.room, f"{short}; idle workers go first", relief=True)
+        return
+    found = victim(world, threads=short.startswith("threads"))
+    if found is not None:
+        yield Stop(found.claim, found.slot_id, Outcome.EVICTED, f"stopped to save the rest: {short}")
+
+
+def _short(world: World, policy: Policy) -> str:
+    """What is nearly used up, in figures; empty where enough is free."""
+    free, reserve = world.free.space, scaled(policy.reserve, world.free.total)
+    if free.memory_bytes < reserve.memory_bytes * SHORT:
+        return f"memory is short, {free.memory_bytes >> 20} MiB free ({world.free.memory_limit})"
+    if free.threads < reserve.threads * SHORT:
+        return f"threads are short, {free.threads} free ({world.free.threads_limit})"
+    thrash = world.pressure.memory_full or 0.0
+    if thrash >= THRASH[0] and free.memory_bytes < reserve.memory_bytes:
+        return f"memory is short, every task waited for it for {thrash:g} % of the last 10 s"
+    return ""
+
+
+def _going(attempt: Running) -> bool:
+    """Whether an attempt is about to give back what it has."""
+    return attempt.ending and attempt.called_s is not None
+
+
+def victim(world: World, *, threads: bool) -> Running | None:
+    """The attempt to be stopped: the one that gives back most for each second of work that is lost.
+
+    Never the oldest that runs, of ours and of this user's other supervisors: so there is always one that goes on. And
+    none that was stopped `EVICTIONS_MAX` times before.
+    """
+    called = [one for one in world.running if one.called_s is not None and one.slot_id is not None and not one.ending]
+    if not called:
+        return None
+    oldest = min(called, key=lambda one: one.sent_s)
+    spared = oldest if oldest.sent_s <= world.others.oldest_s else None
+    able = [one for one in called if one is not spared and one.evicted < EVICTIONS_MAX and one.sample is not None]
+
+    def given_back(one: Running) -> float:
+        assert one.sample is not None
+        amount = one.sample.threads if threads else one.sample.memory_bytes
+        return amount / (1.0 + world.now.mono_s - one.sent_s)
+
+    return max(able, key=given_back, default=None)

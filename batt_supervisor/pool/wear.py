@@ -1,0 +1,67 @@
+"""What a worker has served and loaded so far, and whether it may serve another attempt."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from batt_supervisor.pool.reports import Report
+from worker import fresh
+
+STAMPS_S: Final = 0.1
+"""How often the files that an idle worker has loaded are compared with those on disk, if no new run has come since."""
+
+
+class Wear:
+    """The wear of a slot's present worker. It belongs to the loop's thread.
+
+    Args:
+        results: The folder in which a worker lists its modules, where they are many.
+
+    Attributes:
+        served: How many attempts it has made.
+    """
+
+    def __init__(self, results: Path) -> None:
+        self.served = 0
+        self._results = results
+        self._stamps: dict[str, fresh.Stamp] = {}
+        self._compared_s = 0.0
+        self._changed = ""
+        self._recycle = ""
+
+    def renew(self, stamps: Mapping[str, fresh.Stamp]) -> None:
+        """Begin anew, with a worker whose preloaded modules came from these files."""
+        self.served, self._stamps, self._changed, self._recycle = 0, dict(stamps), "", ""
+
+    def learn(self, report: Report) -> None:
+        """Note what the report of an attempt says of the worker itself."""
+        modules = report.modules
+        if report.modules_file:
+            path = self._results / report.modules_file
+            modules = json.loads(path.read_bytes())
+            path.unlink()
+        for name, stamp in modules.items():
+            self._stamps[name] = (stamp[0], stamp[1], stamp[2], stamp[3])
+        self._recycle = report.recycle or self._recycle
+        self.served += 1
+
+    def recycle(self, why: str) -> None:
+        """Let the worker serve no further attempt."""
+        self._recycle = self._recycle or why
+
+    def distrust(self) -> None:
+        """Compare what the worker has loaded with the disk before it is used again."""
+        self._compared_s = 0.0
+
+    def spent(self, now_s: float) -> str:
+        """Why the worker, idle now, must serve no further attempt; empty while it may."""
+        if self._recycle:
+            return self._recycle
+        if now_s - self._compared_s >= STAMPS_S and not self._changed:
+            self._compared_s = now_s
+            changed = next((path for path, stamp in self._stamps.items() if fresh.stamp(path) != stamp), None)
+            self._changed = f"{changed} has changed on disk since it was loaded" if changed else ""
+        return self._changed
