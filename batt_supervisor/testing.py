@@ -404,7 +404,7 @@ class Daemon:
         if not self.cgroups and not self.before:
             return []
         enter = 'until [ "$1" = -- ]; do echo $$ > "$1/cgroup.procs" || exit 1; shift; done; shift'
-        script = "\n".join(filter(None, (enter, self.before, 'exec "$@"')))
+        script = "\n".join(filter(None, ("set -e", enter, self.before, 'exec "$@"')))
         return ["/bin/sh", "-c", script, "sh", *map(str, self.cgroups), "--"]
 
     def start(self) -> Self:

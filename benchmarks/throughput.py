@@ -81,16 +81,29 @@ def battd(workers: int, synchronous: str) -> Iterator[Client]:
     """A battd of its own, on the disk that the clone is on."""
     folder = HERE.parent / ".bench"
     folder.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as state, tempfile.TemporaryDirectory() as short:
+    program = [sys.executable, "-m", "batt_supervisor.daemon.main"]
+    with (
+        tempfile.TemporaryDirectory(dir=folder) as state,
+        started(program, workers, synchronous, state) as (client, _),
+    ):
+        yield client
+
+
+@contextmanager
+def started(
+    program: list[str], workers: int, synchronous: str, state: str
+) -> Iterator[tuple[Client, subprocess.Popen[bytes]]]:
+    """A battd that is this program, with its files in the folder `state`."""
+    with tempfile.TemporaryDirectory() as short:
         config = Path(state) / "battd.toml"
         config.write_text(f'slots = {workers}\nmax_tasks = 0\nsynchronous = "{synchronous}"\nlog_level = "warning"\n')
         socket = Path(short) / "s"
-        command = [sys.executable, "-m", "batt_supervisor.daemon.main", "--config", str(config)]
-        service = subprocess.Popen([*command, "--state-dir", f"{state}/state", "--socket", str(socket)])
+        own = ["--config", str(config), "--state-dir", f"{state}/state", "--socket", str(socket)]
+        service = subprocess.Popen([*program, *own])
         try:
             client = Client(socket)
             _wait(client, service)
-            yield client
+            yield client, service
             client.close()
         finally:
             service.send_signal(signal.SIGTERM)

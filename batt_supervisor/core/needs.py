@@ -75,10 +75,24 @@ class _Peaks:
     def __init__(self, peaks: Iterable[Peak] = ()) -> None:
         self.last = deque(peaks, maxlen=PEAKS)
         self._range: tuple[int | None, int | None] | None = None
+        self._span: tuple[int, int, int] | None = None
 
     def add(self, peak: Peak) -> None:
         self.last.append(peak)
-        self._range = None
+        self._range = self._span = None
+
+    def is_like_all(self, peak: Peak) -> bool:
+        """Whether as many as are remembered are, and each of them was about as high as this one."""
+        if len(self.last) < PEAKS:
+            return False
+        if self._span is None:
+            known = [one for one in self.last if one is not None]
+            self._span = (min(known), max(known), len(known)) if known else (0, 0, 0)
+        low, high, known_ones = self._span
+        if peak is None or known_ones < PEAKS:
+            return peak is None and known_ones == 0
+        # Up and down by some pages is no news, as long as all of it stays far below what the margin adds.
+        return low * 98 <= peak * 100 <= high * 102 and high * 95 <= low * 100
 
     def add_bound(self, bound: int) -> bool:
         """Learn that an attempt took at least so much; whether that is any news.
@@ -94,7 +108,7 @@ class _Peaks:
         if bound <= least:
             return False
         self.last[self.last.index(least)] = bound
-        self._range = None
+        self._range = self._span = None
         return True
 
     def need(self, declared: int | None, default: int) -> int:
@@ -144,6 +158,13 @@ class _Kind:
     memory: _Peaks = field(default_factory=_Peaks)
     threads: _Peaks = field(default_factory=_Peaks)
 
+    def is_nothing_new(self, memory_bytes: int | None, threads: int | None) -> bool:
+        """Whether to remember an attempt would change nothing: all that are remembered are like it.
+
+        So it is with kinds of tiny attempts, of which there may be thousands a second.
+        """
+        return self.memory.is_like_all(memory_bytes) and self.threads.is_like_all(threads)
+
 
 class Needs:
     """What was learned of each kind. Few kinds are in use at once; those that no longer are get forgotten."""
@@ -174,6 +195,8 @@ class Needs:
         if not ok and memory_bytes is None and threads is None:
             return
         known = self._kinds.get(kind) or _Kind()
+        if ok and known.is_nothing_new(memory_bytes, threads):
+            return
         if ok:
             if memory_bytes is not None:
                 known.memory.add(memory_bytes)

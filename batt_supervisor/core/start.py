@@ -61,6 +61,7 @@ class Starter:
         rooms = {slot.room for slot in world.slots if slot.phase is not SlotPhase.BOOTING}
         self._may_claim_ahead = all(self._is_short(heads[0], rooms) for heads in self._lines.values())
         self._patient = self._longest_held()
+        self._needs: dict[tuple[Line, bool], Need] = {}
 
     def _line_up(self, heads: Iterable[Head]) -> None:
         line: Line | None = None
@@ -202,10 +203,17 @@ class Starter:
 
     def _need(self, line: Line) -> Need:
         """What a line's next attempt is expected to take. One that has grown past an idle machine is what that has."""
+        nobody = self._nobody()
+        found = self._needs.get((line, nobody))
+        if found is None:
+            found = self._needs[line, nobody] = self._look_up(line, nobody)
+        return found
+
+    def _look_up(self, line: Line, nobody: bool) -> Need:
         given = self._world.needs.get((line.run_id, line.stage)) or Need(self._policy.need, known=False)
         base, free = given.space, self._world.free
         grown = need_of(base, line.resource, free.total)
-        if not self._nobody():
+        if not nobody:
             return Need(grown, given.known or line.resource > 0)
         memory_bytes = min(grown.memory_bytes, max(base.memory_bytes, free.space.memory_bytes))
         threads = min(grown.threads, max(base.threads, free.space.threads))

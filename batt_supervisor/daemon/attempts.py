@@ -221,9 +221,10 @@ class Attempts:
         ready = [one for one in self._ahead if one.args is not None and one.stop is None and one.work.room == slot.room]
         if not ready:
             return False
-        need = self._gate.expected(ready[0].work)
-        if not self._gate.ample and not self._gate.fits(need, self.promised(), len(self._by_slot)):
-            return False
+        if not self._gate.ample:
+            need = self._gate.expected(ready[0].work)
+            if not self._gate.fits(need, self.promised(), len(self._by_slot)):
+                return False
         size = self._pace.pack(ready[0].work.kind, len(ready), self.settings.slots)
         if max_tasks:
             size = min(size, max_tasks - slot.served)

@@ -7,7 +7,7 @@ starting is free. Where it does not, what starts is decided in a turn of the led
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
@@ -33,8 +33,9 @@ CHANGES: Final = 20
 NEEDS_S: Final = 0.5
 """How often what was learned is taken into account."""
 
-NOTE_S: Final = 0.05
-"""How often the ledger is written while everybody's appetite fits."""
+AMPLE_S: Final = 0.25
+"""How often the machine is looked at, and the ledger written, while everybody's appetite fits: what we start ourselves
+is in that already, so only what others do can change it."""
 
 FORGET_S: Final = 1.0
 """A line that was not held for so long is not held any more: others may just have been looked at."""
@@ -88,6 +89,7 @@ class Gate:
         self._needs: dict[tuple[int, int], Need] = {}
         self._needs_s = float("-inf")
         self._refusals = 0
+        self._read_s = now.mono_s
         self._entry = Entry()
         self._noted_s = float("-inf")
 
@@ -108,10 +110,13 @@ class Gate:
         if refusals > self._refusals:
             self._refusals = refusals
             self._set(levels.exhausted(self.throttle, active, "a worker could not be started", now.mono_s), now)
-        if now.mono_s - self._needs_s >= NEEDS_S or self._needs.keys() != works.keys():
+        learns = now.mono_s - self._needs_s >= NEEDS_S or self._needs.keys() != works.keys()
+        if learns:
             self._needs_s = now.mono_s
             self._needs = {key: self.expected(work) for key, work in works.items()}
-        reading = self._headroom.read(now.mono_s)
+        if self.ample and not learns and now.mono_s - self._read_s < AMPLE_S:
+            return
+        reading, self._read_s = self._headroom.read(now.mono_s), now.mono_s
         if reading is not self.reading:
             self.reading, self.free = reading, reading.free()
             self.others = self.ledger.others()
@@ -156,7 +161,7 @@ class Gate:
 
     def fits(self, need: Need, promised: Space, active: int, *, widening: bool = False) -> bool:
         """Whether one more attempt may start now, or, `widening`, a slot may be built."""
-        if self.ample:
+        if self.ample and not widening:  # where nothing waits everything is ample, also for slots that there is no room for
             return True
         nobody = active == 0 and self.others.running == 0 and not widening
         if (active >= self.throttle.at_once and not widening) or (self.throttle.held and not nobody):
@@ -171,14 +176,18 @@ class Gate:
         )
         return isinstance(verdict, Start)
 
-    def note(self, promised: Space, active: Collection[Attempt], waiting: bool, now: Now) -> None:
+    def note(self, promises: Callable[[], Space], active: Collection[Attempt], waiting: bool, now: Now) -> None:
         """Tell the others what has been promised; where nobody need ask, only now and then.
 
         Args:
+            promises: Gives it.
             active: Attempts in slots.
             waiting: Something is queued. Then what one attempt takes of threads is promised in advance: a supervisor
                 that is up can always run one.
         """
+        if self.ample and now.mono_s - self._noted_s < AMPLE_S:
+            return
+        promised = promises()
         if waiting and not active:
             promised = Space(promised.memory_bytes, max(promised.threads, self.settings.need_threads))
         entry = Entry(
@@ -187,9 +196,9 @@ class Gate:
             running=len(active),
             oldest_s=min((attempt.since_s for attempt in active), default=float("inf")),
         )
-        hurry = not self.ample or entry.appetite != self._entry.appetite
-        if entry != self._entry and (hurry or now.mono_s - self._noted_s >= NOTE_S):
-            self._entry, self._noted_s = entry, now.mono_s
+        self._noted_s = now.mono_s
+        if entry != self._entry:
+            self._entry = entry
             self.ledger.note(entry)
 
     # Learning
@@ -197,6 +206,7 @@ class Gate:
     def ended(self, attempt: Attempt, ending: Ending, active: int, now: Now) -> None:
         """An attempt has ended: what it took, and whether there was enough of it."""
         work, outcome = attempt.work, ending.outcome
+        whole = outcome is Outcome.OK or outcome not in CUT_SHORT
         if outcome is Outcome.OK:
             if self.throttle.width < self.throttle.full:
                 self._set(levels.succeeded(self.throttle, 1, now.mono_s), now)
@@ -204,7 +214,7 @@ class Gate:
             self.evictions += outcome is Outcome.EVICTED
             why = f"t{attempt.head.task_id} ended {outcome.value}"
             self._set(levels.exhausted(self.throttle, active, why, now.mono_s), now)
-        self.learned.learn(work.kind, ending.peak_memory_bytes, ending.peak_threads, ok=outcome not in CUT_SHORT)
+        self.learned.learn(work.kind, ending.peak_memory_bytes, ending.peak_threads, ok=whole)
 
     def relieved(self, now: Now) -> None:
         """Something is given up for want of memory or threads."""
@@ -226,12 +236,13 @@ class Gate:
 
     def _set(self, throttle: Throttle, now: Now) -> None:
         before, self.throttle = self.throttle, throttle
+        self.ample = self.ample and throttle.level is Level.OPEN
         if (throttle.level, throttle.at_once) == (before.level, before.at_once):
             return
         self.changed += 1
         reason = throttle.told() or "nothing has run short for a while"
         self.changes.append(Change(now.wall_ms, throttle.level, throttle.at_once, reason))
-        log.info("level", level=throttle.level.value, width=throttle.at_once, reason=reason)
+        log.info("level", now=throttle.level.value, width=throttle.at_once, reason=reason)  # `level` is the log's own
 
     def close(self) -> None:
         self.ledger.close()

@@ -182,8 +182,7 @@ class Loop:
                 if isinstance(command, Held):
                     held.append(command)
             self._gate.held(held, now)
-            promised = self._attempts.promised() + self._coming()
-            self._gate.note(promised, self._attempts.active(), bool(held), now)
+            self._gate.note(self._promises, self._attempts.active(), bool(held), now)
         self._wake_s = wake_at(world)
         if now.mono_s - self._published_s >= PUBLISH_S:
             self._publish(world)
@@ -193,16 +192,15 @@ class Loop:
         if self._built < self._settings.slots and now.mono_s - self._widened_s >= WIDEN_S:
             self._widened_s = now.mono_s
             need = Need(Space(self._settings.need_memory, SLOT_THREADS + self._settings.need_threads))
-            promised = self._attempts.promised() + self._coming()
-            if self._gate.fits(need, promised, 0, widening=True):
+            if self._gate.fits(need, self._promises(), 0, widening=True):
                 self._built += 1
                 log.info("one slot more", slots=self._built)
                 self._pool.resize(self._built, now.mono_s)
 
-    def _coming(self) -> Space:
-        """What slots still take that are on their way."""
+    def _promises(self) -> Space:
+        """What attempts have been promised, and what slots still take that are on their way."""
         booting = sum(slot.phase is SlotPhase.BOOTING for slot in self._pool.slots())
-        return Space(0, SLOT_THREADS * booting)
+        return self._attempts.promised() + Space(0, SLOT_THREADS * booting)
 
     def _look(self, now: Now) -> World:
         store_works = not self._outbox.trouble
@@ -237,7 +235,8 @@ class Loop:
             case Begin(head):
                 self._runs.take(head, now)
                 self._attempts.begin(command, now)
-                self._gate.started(Line.of(head))
+                if self._gate.held_since:
+                    self._gate.started(Line.of(head))
             case Stop():
                 if command.outcome is Outcome.EVICTED:
                     log.warning("an attempt is stopped", task=f"t{command.claim.task_id}", reason=command.reason)

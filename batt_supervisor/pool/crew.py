@@ -417,9 +417,7 @@ class Crew:
 
     def renew_all(self) -> None:
         """Have every worker started anew, as it comes free: what nurseries are made with has changed."""
-        self.nurseries.forget()
-        for slot in self._slots.values():
-            slot.recycle("the settings have changed")
+        self.nurseries.forget("the settings have changed")
 
     def end_strays(self) -> int:
         """Kill children of battd that are none of its nurseries: what a dead one left behind."""

@@ -54,6 +54,7 @@ class InFlight:
         self.failed = ""
         self._slot_id, self.worker, self._group, self._learn = slot_id, worker, group, learn
         self._left = deque(request.serial for request in requests)  # attempts that have not ended yet
+        self._attempts = {request.serial: request.attempt for request in requests}
         self._packed = len(requests) > 1
         self._output_limit, self._thread_limit = requests[0].output_limit, requests[0].thread_limit
         self._sent_s = time.monotonic()
@@ -62,8 +63,8 @@ class InFlight:
         self._before = (0.0, 0.0)  # CPU and waiting seconds of the worker before the attempt was called
         self._events = group.events() if group is not None else QUIET
         self._killed: tuple[int, Usage] | None = None  # the attempt that was to be ended, and what the tree had used
-        self._log_from = 0
-        self._log_from = self._log_size()
+        worker.follow_log()
+        self._logged = worker.rolled, self._log_size()  # number of a log, and where what is the next attempt's begins
 
     @property
     def ended(self) -> bool:
@@ -89,7 +90,7 @@ class InFlight:
             return None
         self._before = call[1], call[2]
         # A deadline hangs on it, and the clock in there is one that a task may have replaced.
-        return min(max(call[0], self._sent_s), time.monotonic())
+        return min(max(self._sent_s, call[0]), time.monotonic())  # in this order, NaN is no time either
 
     def sample(self, serial: int, memory_limit: int | None, *, living: bool) -> Sample | None:
         """What the attempt uses now; None when it is not the current one, or has ended."""
@@ -103,7 +104,7 @@ class InFlight:
             cpu_s=max(0.0, tree.cpu_s - self._before[0]),
             memory_bytes=tree.memory_bytes,
             threads=tree.threads,
-            output_bytes=max(0, self._log_size() - self._log_from),
+            output_bytes=self._output_bytes(),
             beats=self.worker.board.read_beats(),
             threads_refused=pressed.threads_refused,
             memory_kills=pressed.oom_kills if pressed.memory_hits else 0,
@@ -114,7 +115,7 @@ class InFlight:
         worker = self.worker
         if not self.is_at(serial) or worker.exit_code() is not None:
             return
-        self._log_size()  # it may have gone over to another one
+        worker.follow_log()
         armed = proc.handles(worker.id.pid, boot.STACKS)
         said = "stacks of all threads" if armed else "no stacks: its handler for them is gone"
         os.write(worker.log_fd, f"\n--- {said}, {ASK_S:g} s before its time is up ---\n".encode())
@@ -133,9 +134,18 @@ class InFlight:
                 return replace(events, threads_refused=0)
         return events
 
+    def _output_bytes(self) -> int:
+        self.worker.follow_log()
+        return max(0, self._log_size() - self._log_from())
+
+    def _log_from(self) -> int:
+        """Where the output of the current attempt begins, in the log that was followed last."""
+        number, end = self._logged
+        if number == self.worker.rolled:
+            return end  # the attempt before it has, or may have, written into the same one
+        return 0 if number < self.worker.rolled else self._log_size()  # the log that it has could not be opened
+
     def _log_size(self) -> int:
-        if self.worker.follow_log():
-            self._log_from = 0
         return os.fstat(self.worker.log_fd).st_size
 
     # How its attempts end
@@ -150,12 +160,13 @@ class InFlight:
             try:
                 if not self._left:
                     raise ValueError("it tells of more attempts than it was given")
-                report = reports.read(data, self._left[0])
+                report = reports.read(data, self._left[0], self._attempts[self._left[0]])
                 self._learn(report)
-            except (ValueError, TypeError, OSError) as error:
+            except (ValueError, OSError) as error:
                 return exits, f"its board cannot be read: {error}"  # somebody has written over it
             serial = self._left.popleft()
-            number, log_from, self._log_from = report.log
+            number, log_from, log_to = report.log
+            self._logged = number, log_to
             exits.append(
                 Exit(
                     slot_id=self._slot_id,
@@ -165,7 +176,7 @@ class InFlight:
                     pressed=QUIET if report.told["outcome"] == Outcome.OK else self._pressed(living),
                     worker=replace(self.worker.id, log=self.worker.log_name(number)),
                     log_from=log_from,
-                    log_to=self._log_from,
+                    log_to=log_to,
                 )
             )
         return exits, ""
@@ -213,10 +224,11 @@ class InFlight:
             # The one before it in the pack came to its end in the very moment in which it was to be killed.
             exit_code, broken, killed = None, "its worker was ended because of another attempt", None
         called_s = self.called(serial)
+        worker.follow_log()  # it may have died before it was ever looked at
+        log_from = self._log_from()
         if exit_code is not None and self._output_limit is not None:
             # It may have written far more before that was seen, and nobody writes there any more.
-            size = self._log_size()
-            os.ftruncate(worker.log_fd, min(size, self._log_from + self._output_limit))
+            os.ftruncate(worker.log_fd, min(self._log_size(), log_from + self._output_limit))
         # Who writes into one descriptor after the other meets the pipe, and the board, which then says nothing true.
         failed = spoiled or (self.failed if begun else "")
         return Exit(
@@ -238,6 +250,6 @@ class InFlight:
             peak_threads=killed.threads if killed else None,
             pressed=self._pressed(died_s is None),
             worker=worker.present(),
-            log_from=min(self._log_from, self._log_size()),
+            log_from=min(log_from, self._log_size()),
             log_to=self._log_size(),
         )

@@ -142,10 +142,15 @@ class Nurseries:
             log.info("nursery renewed: a preloaded module has changed on disk", pid=nursery.pid)
             self._leaving.append(self._open.pop(room))
 
-    def forget(self) -> None:
-        """Start others everywhere, for the settings have changed; those that are there stay while they have workers."""
+    def forget(self, why: str) -> None:
+        """Start others everywhere; those that are there stay while they have workers, which serve no further attempt.
+
+        It is the nursery that is marked, not its workers: one may be on its way, which nobody here has heard of yet.
+        """
         self._leaving += self._open.values()
         self._open.clear()
+        for nursery in self._leaving:
+            nursery.outdated = why
 
     # Rooms that are of no use
 

@@ -25,7 +25,7 @@ import pebble
 
 import worker
 from batt_supervisor.core.model import Room
-from batt_supervisor.pool import proc
+from batt_supervisor.pool import proc, reports
 from worker import family, fresh
 from worker.nursery import MESSAGE_MAX
 
@@ -117,6 +117,7 @@ class Nursery:
         workers: Its workers that have not been let go of.
         threads: How many it has; more than one makes forking unsafe.
         stamps: Files that its preloaded modules came from, as they were then.
+        outdated: Why none of its workers should serve a further attempt; empty while they may.
     """
 
     def __init__(self, room: Room, places: Places, settings: Settings, number: int, now_s: float) -> None:
@@ -124,6 +125,7 @@ class Nursery:
         self.ready = False
         self.proved = False
         self.trouble = ""
+        self.outdated = ""
         self.since_s = now_s
         self.workers = 0
         self.threads = 1
@@ -241,7 +243,7 @@ class Nursery:
             self.fail(told["error"])
             return
         self.threads = told["threads"]
-        self.stamps = {path: (one[0], one[1], one[2], one[3]) for path, one in told["stamps"].items()}
+        self.stamps = reports.stamps(told["stamps"])
         self.ready = True
 
     def _last_words(self) -> str:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from batt_supervisor.core.model import WorkerId
+from batt_supervisor.core.model import Room, WorkerId
 from batt_supervisor.pool.group import Group
 from batt_supervisor.pool.nursery import Nursery
 from worker import board
@@ -37,6 +37,7 @@ class Process:
         number: Of this worker among all of its battd; requests carry it.
         log_fd: Its log, to ask for its size and to write a heading into.
         orphaned: Its nursery went first, and it was lost together with whatever else that had forked.
+        rolled: The number of the log that `log_fd` is.
         stamps: Files that its preloaded modules came from, as they were then.
         survivors: Processes it left behind that did not end when they were killed.
     """
@@ -59,7 +60,7 @@ class Process:
         self.survivors = 0
         self.stamps = nursery.stamps
         self._nursery, self._logs = nursery, logs
-        self._rolled = 0
+        self.rolled = 0
         self._group = group
         self._lock = threading.RLock()
         self._code: int | None = None
@@ -113,26 +114,34 @@ class Process:
         if now_s - self._dead_since_s > STATUS_S:
             self._nursery.fail("it does not tell of the end of its workers")
 
+    @property
+    def room(self) -> Room:
+        """The one that it is in."""
+        return self._nursery.room
+
+    def outdated(self) -> str:
+        """Why it should serve no further attempt, for what it was forked from is out of date; empty while it may."""
+        return self._nursery.outdated
+
     def log_name(self, number: int) -> str:
         """The name of the worker's log of this number; a new one is begun when an attempt has written something."""
         return f"{self.id.log}.{number}" if number else self.id.log
 
-    def follow_log(self) -> bool:
-        """Go over to the log that its output goes to now; whether that is another one than before."""
+    def follow_log(self) -> None:
+        """Go over to the log that its output goes to now."""
         number = self.board.read_log()
-        if number == self._rolled:
-            return False
+        if number == self.rolled:
+            return
         try:
             fd = os.open(self._logs / self.log_name(number), os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         except OSError:
-            return False  # no descriptor to be had now; or somebody has written over its board
+            return  # no descriptor to be had now; or somebody has written over its board
         os.close(self.log_fd)
-        self.log_fd, self._rolled = fd, number
-        return True
+        self.log_fd, self.rolled = fd, number
 
     def present(self) -> WorkerId:
         """The worker, with the log that its output goes to now."""
-        return replace(self.id, log=self.log_name(self._rolled))
+        return replace(self.id, log=self.log_name(self.rolled))
 
     def signal(self, number: int) -> None:
         """Send the process a signal, if it is still there; never another one that has got its pid."""
@@ -165,7 +174,7 @@ class Process:
                 return
             self._closed = True
             if not os.fstat(self.log_fd).st_size:
-                (self._logs / self.log_name(self._rolled)).unlink(missing_ok=True)
+                (self._logs / self.log_name(self.rolled)).unlink(missing_ok=True)
             for fd in (self._pidfd, self._exit_fd, self.log_fd):
                 os.close(fd)
         self.board.close()

@@ -30,6 +30,11 @@ class Request:
     thread_limit: int | None = None
     output_limit: int | None = None
 
+    @property
+    def attempt(self) -> str:
+        """What the files are named after that its worker writes for it."""
+        return f"{self.body['task']}-{self.body['attempt']}"
+
 
 @dataclass(frozen=True, slots=True)
 class Exit:

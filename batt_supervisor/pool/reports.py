@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from typing import Any, Final
 
 from batt_supervisor.core.model import Outcome
+from worker.fresh import Stamp
 
 OUTCOMES: Final = frozenset(
     {
@@ -40,24 +42,28 @@ class Report:
 
     told: dict[str, Any]
     log: tuple[int, int, int]
-    modules: dict[str, list[int]]
+    modules: dict[str, Stamp]
     modules_file: str
     recycle: str
 
 
-def read(data: bytes, serial: int) -> Report:
+def read(data: bytes, serial: int, attempt: str) -> Report:
     """Read the report of attempt `serial`.
+
+    Args:
+        attempt: What the files that its worker writes for it are named after. No other one is its to name: what a
+            report names is believed, and removed, in a folder where other tasks' results are.
 
     Raises:
         ValueError: It is none, is of another attempt, or says what no worker says.
     """
-    told = json.loads(data)
+    told = _loads(data)
     if not isinstance(told, dict) or told.pop("serial", None) != serial:
         raise ValueError("it tells of another attempt than the next")
-    _expect(told.get("outcome") in OUTCOMES, "its outcome")
+    _expect(isinstance(told.get("outcome"), str) and told["outcome"] in OUTCOMES, "its outcome")
     for name in _TEXTS:
         _expect(isinstance(told.get(name), str | None), name)
-    _expect("/" not in (told.get("file") or ""), "file")
+    _expect(told.get("file") in (None, f"{attempt}.json"), "file")
     for name in _NUMBERS:
         _expect(_is_number(told.get(name), int | float), name)
     for name in _COUNTS:
@@ -69,13 +75,50 @@ def read(data: bytes, serial: int) -> Report:
     _expect(isinstance(told.get("own_limit", False), bool), "own_limit")
     log = told.pop("log", None)
     _expect(isinstance(log, list) and len(log) == 3 and all(_is_number(one, int) for one in log), "log")
-    modules, listed = told.pop("modules", {}), told.pop("modules_file", "")
-    _expect(isinstance(modules, dict) and isinstance(listed, str) and "/" not in listed, "modules")
-    _expect(all(isinstance(one, list) and len(one) == 4 for one in modules.values()), "modules")
+    modules, listed = stamps(told.pop("modules", {})), told.pop("modules_file", "")
+    _expect(listed in ("", f"modules-{attempt}.json"), "modules_file")
     recycle = told.pop("recycle", "")
     _expect(isinstance(recycle, str), "recycle")
     first, last = max(0, log[1]), max(0, log[2])
     return Report(told, (log[0], min(first, last), last), modules, listed, recycle)
+
+
+def read_modules(data: bytes) -> dict[str, Stamp]:
+    """Read a list of modules that has a file of its own.
+
+    Raises:
+        ValueError: It is none.
+    """
+    return stamps(_loads(data))
+
+
+def stamps(told: object) -> dict[str, Stamp]:
+    """Module files and their states.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    if not isinstance(told, dict):
+        raise ValueError("modules is not what a worker says")
+    return {_path(path): _stamp(one) for path, one in told.items()}
+
+
+def _path(told: str) -> str:
+    _expect(b"\0" not in os.fsencode(told), "modules")  # no file has such a name, nor one that has no bytes
+    return told
+
+
+def _stamp(told: object) -> Stamp:
+    if not isinstance(told, list) or len(told) != 4 or not all(type(one) is int for one in told):
+        raise ValueError("modules is not what a worker says")
+    return told[0], told[1], told[2], told[3]
+
+
+def _loads(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except RecursionError as error:
+        raise ValueError("it is nested deeper than anything that a worker says") from error
 
 
 def _is_number(value: object, kind: Any) -> bool:

@@ -77,7 +77,9 @@ class Slot:
         return self.launcher.room
 
     def view(self, now_s: float) -> SlotView:
-        spent = self.wear.spent(now_s) if self.phase is SlotPhase.IDLE else ""
+        spent = ""
+        if self.phase is SlotPhase.IDLE and self.process is not None:
+            spent = self.process.outdated() or self.wear.spent(now_s)
         age_s = now_s - self.born_s
         return SlotView(self.id, self.phase, self.room, self.wear.served, self.room_since_s, spent, age_s)
 
@@ -106,7 +108,11 @@ class Slot:
         self.boot_since_s = self.born_s = now_s
         self.phase = SlotPhase.BOOTING
         self._hello = hello
-        self.greet()
+        if process.room == self.room:
+            self.greet()
+        else:  # forked before a `move`: it is of no use here
+            self._hello, self._retiring = 0, True
+            self._end_worker()
         return exits
 
     def greet(self) -> None:
@@ -262,10 +268,6 @@ class Slot:
     def distrust(self) -> None:
         """Compare what its worker has loaded with the disk before it is used again."""
         self.wear.distrust()
-
-    def recycle(self, why: str) -> None:
-        """Let its present worker serve no further attempt."""
-        self.wear.recycle(why)
 
     def move(self, room: Room, now_s: float) -> None:
         """Have the next worker started in `room`."""

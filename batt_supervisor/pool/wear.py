@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from batt_supervisor.pool.reports import Report
+from batt_supervisor.pool import reports
 from worker import fresh
 
 STAMPS_S: Final = 0.1
@@ -36,21 +35,22 @@ class Wear:
         """Begin anew, with a worker whose preloaded modules came from these files."""
         self.served, self._stamps, self._changed, self._recycle = 0, dict(stamps), "", ""
 
-    def learn(self, report: Report) -> None:
-        """Note what the report of an attempt says of the worker itself."""
+    def learn(self, report: reports.Report) -> None:
+        """Note what the report of an attempt says of the worker itself.
+
+        Raises:
+            OSError: The list of modules that it names cannot be read.
+            ValueError: That is no such list.
+        """
         modules = report.modules
         if report.modules_file:
             path = self._results / report.modules_file
-            modules = json.loads(path.read_bytes())
+            listed = path.read_bytes()
             path.unlink()
-        for name, stamp in modules.items():
-            self._stamps[name] = (stamp[0], stamp[1], stamp[2], stamp[3])
+            modules = reports.read_modules(listed)
+        self._stamps.update(modules)
         self._recycle = report.recycle or self._recycle
         self.served += 1
-
-    def recycle(self, why: str) -> None:
-        """Let the worker serve no further attempt."""
-        self._recycle = self._recycle or why
 
     def distrust(self) -> None:
         """Compare what the worker has loaded with the disk before it is used again."""

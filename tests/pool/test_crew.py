@@ -4,112 +4,20 @@ from __future__ import annotations
 
 import os
 import resource
-import select
 import signal
-import threading
 import time
-from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import psutil
 import pytest
+from hands import HERE, HOME, Hands
 
 from batt_supervisor.core.model import Room
-from batt_supervisor.core.world import SlotPhase
-from batt_supervisor.pool.crew import Crew, Settings
-from batt_supervisor.pool.group import Groups
-from batt_supervisor.pool.nursery import Places
-from batt_supervisor.pool.nursery import Settings as NurserySettings
-from batt_supervisor.pool.protocol import Exit, Request
-from batt_supervisor.testing import PATIENCE_S
-
-TESTS = Path(__file__).resolve().parent.parent
-HOME = Room("/")
-
-
-class Hands:
-    """A crew with its two threads, and this thread as its loop."""
-
-    def __init__(
-        self, folder: Path, width: int = 2, environ: Mapping[str, str] = MappingProxyType({}), **given: Any
-    ) -> None:
-        for name in ("logs", "results"):
-            (folder / name).mkdir()
-        self.folder = folder
-        places = Places(folder / "logs", folder / "results", f"test-{os.getpid()}", "/nowhere", 2**26)
-        environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(TESTS), **environ}
-        nursery = NurserySettings(environ=environ, **{"preload": (), **given})
-        settings = Settings(20.0, resource.getrlimit(resource.RLIMIT_NOFILE), nursery)
-        self.crew = Crew(places, settings, Groups.find("off", "x"), width, HOME, time.monotonic())
-        self._threads = [threading.Thread(target=one.run) for one in (self.crew.builder, self.crew.reaper)]
-        for thread in self._threads:
-            thread.start()
-        self.exits: list[Exit] = []
-        self._serial = 0
-
-    def round(self) -> None:
-        waiter = select.poll()
-        for fd in self.crew.descriptors():
-            waiter.register(fd, select.POLLIN)
-        ready = {fd for fd, _ in waiter.poll(20)}
-        self.exits += self.crew.poll(time.monotonic(), ready)
-
-    def until(self, what: str, seen: Any) -> Any:
-        until_s = time.monotonic() + PATIENCE_S
-        while not (found := seen()):
-            assert time.monotonic() < until_s, f"not seen: {what}; {self.crew.status()}"
-            self.round()
-        return found
-
-    def idle(self) -> list[int]:
-        return [slot.id for slot in self.crew.slots() if slot.phase is SlotPhase.IDLE]
-
-    def all_idle(self) -> None:
-        self.until("all slots are idle", lambda: len(self.idle()) == 3)
-
-    def send(self, slot_id: int, function: str, *args: Any) -> int:
-        self._serial += 1
-        body = {"op": "call", "function": function, "args": args, "task": self._serial, "attempt": 1}
-        self.crew.send(slot_id, [Request(self._serial, body)])
-        return self._serial
-
-    def end_of(self, serial: int) -> Exit:
-        self.until(f"{serial} has ended", lambda: any(one.serial == serial for one in self.exits))
-        [found] = [one for one in self.exits if one.serial == serial]
-        return found
-
-    def call(self, function: str, *args: Any) -> Any:
-        """What it gives, in any idle slot."""
-        found = None
-        while found is None or found.requeue or found.together:  # its worker was dying, though the slot seemed idle
-            self.until("a slot is idle", self.idle)
-            found = self.end_of(self.send(self.idle()[0], function, *args))
-        report = found.report
-        assert report is not None
-        assert report["outcome"] == "ok"
-        return report["value"]
-
-    def inside(self, slot_id: int) -> Any:
-        return self.crew._slots[slot_id]
-
-    def nursery(self) -> Any:
-        return self.until("there is a nursery", lambda: self.crew.nurseries.get(HOME))
-
-    def close(self) -> None:
-        self.crew.close()
-        for thread in self._threads:
-            thread.join(PATIENCE_S)
-        assert not any(thread.is_alive() for thread in self._threads)
-        assert self.crew.wait(PATIENCE_S)
-
-
-@pytest.fixture
-def hands(tmp_path: Path) -> Iterator[Hands]:
-    found = Hands(tmp_path)
-    yield found
-    found.close()
+from batt_supervisor.pool.inbox import Launched
+from batt_supervisor.pool.protocol import Request
+from batt_supervisor.testing import eventually
 
 
 def break_pool(hands: Hands, slot_id: int) -> None:
@@ -282,3 +190,110 @@ def test_what_is_taken_back_in_any_moment_is_made_or_given_back_and_never_both(
     hands.all_idle()
     made = [int(line.split()[0]) for line in path.read_text().splitlines()] if path.exists() else []
     assert sorted([*made, *back]) == list(range(1, 17))
+
+
+def test_a_module_that_has_changed_wears_its_worker_out_though_modules_are_many(tmp_path: Path) -> None:
+    """A long list of them goes through a file, which is removed."""
+    rooms = tmp_path / "rooms"
+    rooms.mkdir()
+    for number in range(40):
+        (rooms / f"one_of_many_{number}.py").write_text("")
+    (rooms / "many.py").write_text("".join(f"import one_of_many_{n}\n" for n in range(40)) + "def load(): return 1\n")
+    hands = Hands(tmp_path, environ={"PYTHONPATH": str(rooms)})
+    try:
+        hands.all_idle()
+        hands.end_of(hands.send(0, "many:load"))
+        hands.all_idle()
+        assert not list((tmp_path / "results").iterdir())
+        assert not hands.view(0).spent
+        (rooms / "one_of_many_39.py").write_text("changed = True\n")
+        hands.until("its worker is worn out", lambda: "one_of_many_39.py has changed" in hands.view(0).spent)
+    finally:
+        hands.close()
+
+
+def fork_unheard(hands: Hands, slot_id: int) -> Any:
+    """Its worker dies, the pool's threads start the next one, and the loop has not heard of either; the dead one."""
+    dead = hands.inside(slot_id).process
+    kill_worker(hands, slot_id)
+    hands.inside(slot_id).pool.look()
+    eventually("the next one is on its way", lambda: any(isinstance(event, Launched) for event in hands.crew._inbox))
+    return dead
+
+
+def test_new_settings_are_every_workers_even_of_one_that_was_on_its_way(hands: Hands) -> None:
+    hands.all_idle()
+    dead = fork_unheard(hands, 0)
+    before = hands.crew.settings
+    hands.crew.settings = replace(before, nursery=replace(before.nursery, memory_max=2**40))
+    hands.crew.renew_all()
+    hands.until("the loop has heard of it", lambda: hands.inside(0).process is not dead)
+    hands.all_idle()
+    assert [hands.view(slot_id).spent for slot_id in (0, 1, 2)] == ["the settings have changed"] * 3
+    for slot_id in (0, 1, 2):
+        hands.crew.renew(slot_id, HOME)
+    hands.all_idle()
+    assert [hands.view(slot_id).spent for slot_id in (0, 1, 2)] == [""] * 3
+    for slot_id in (0, 1, 2):
+        report = hands.end_of(hands.send(slot_id, "spoiler:memory_max")).report
+        assert report is not None
+        assert report["value"] == str(2**40)
+
+
+def test_a_worker_that_was_on_its_way_when_its_slot_moved_serves_nothing_there(hands: Hands, tmp_path: Path) -> None:
+    hands.all_idle()
+    fork_unheard(hands, 0)
+    room = Room(str(tmp_path))
+    hands.crew.renew(0, room)
+    hands.until("the slot is idle there", lambda: 0 in hands.idle() and hands.view(0).room == room)
+    report = hands.end_of(hands.send(0, "os:getcwd")).report
+    assert report is not None
+    assert report["value"] == f'"{tmp_path}"'
+    assert not hands.inside(0).trouble
+
+
+# Whose output is it?
+
+
+def output_of(hands: Hands, serial: int) -> str:
+    found = hands.end_of(serial)
+    assert found.worker is not None
+    return (hands.folder / "logs" / found.worker.log).read_text()[found.log_from : found.log_to]
+
+
+def test_what_a_task_printed_before_it_died_at_once_is_told(hands: Hands) -> None:
+    hands.all_idle()
+    first = hands.send(0, "spoiler:say", "before")
+    hands.end_of(first)
+    hands.all_idle()
+    second = hands.send(0, "spoiler:say_and_leave", "last words")
+    assert hands.end_of(second).exit_code == 3
+    assert [output_of(hands, serial) for serial in (first, second)] == ["before\n", "last words\n"]
+
+
+def test_what_each_of_a_pack_printed_is_its_own_until_one_dies(hands: Hands) -> None:
+    hands.all_idle()
+    calls = [("say", "one"), ("say", "two"), ("say_and_leave", "three")]
+    requests = [hands.request(f"spoiler:{name}", word) for name, word in calls]
+    hands.crew.send(0, requests)
+    assert [output_of(hands, request.serial) for request in requests] == ["one\n", "two\n", "three\n"]
+
+
+def test_the_next_ones_log_is_not_taken_for_that_of_the_one_before(tmp_path: Path) -> None:
+    """The worker has gone over to it, and battd has seen that before it has read the report of the one before."""
+    flag = tmp_path / "flag"
+    (tmp_path / "slow.py").write_text(
+        f"import os, time\nwhile not os.path.exists({str(flag)!r}):\n    time.sleep(0.005)\n"
+        "from spoiler import say_and_leave\n"
+    )
+    hands = Hands(tmp_path, environ={"PYTHONPATH": f"{tmp_path}:{HERE}"})
+    try:
+        hands.all_idle()
+        requests = [hands.request("spoiler:say", "a long line"), hands.request("slow:say_and_leave", "short")]
+        hands.crew.send(0, requests)
+        eventually("the second is begun", lambda: hands.inside(0).process.board.read_log() == 1)
+        assert hands.crew.sample(0, requests[0].serial, None)
+        flag.touch()
+        assert [output_of(hands, request.serial) for request in requests] == ["a long line\n", "short\n"]
+    finally:
+        hands.close()

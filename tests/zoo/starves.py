@@ -4,9 +4,12 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+from zoo import records
+
 THREADS_MAX = 500
 MEMORY_MAX = 2 * 2**30
 STEP = 16 * 2**20
+FINE_STEP = 2**20
 HOLD_MAX_S = 60.0
 
 _leaked_threads: list[threading.Thread] = []
@@ -61,6 +64,26 @@ def hog(size: int = MEMORY_MAX, seconds: float = 1.0) -> int:
     """Take so many bytes in steps, each written at once, and keep them for a while."""
     held = _filled(size)
     time.sleep(min(seconds, HOLD_MAX_S))
+    return sum(map(len, held))
+
+
+def hog_in_interval(folder: str, name: str, size: int = MEMORY_MAX, seconds: float = 1.0) -> str:
+    """The same, noting when it began and ended; see `zoo.records`."""
+    held = _filled(size)
+    try:
+        return records.interval(folder, name, min(seconds, HOLD_MAX_S))
+    finally:
+        held.clear()
+
+
+def grow(first: int, last: int, seconds: float = 4.0, stay_s: float = 0.0) -> int:
+    """Take `first` bytes at once, and grow to `last` little by little."""
+    held = _filled(first)
+    steps = max(1, (min(last, MEMORY_MAX) - first) // FINE_STEP)
+    for _ in range(steps if last > first else 0):
+        held.append(bytearray(b"x") * FINE_STEP)
+        time.sleep(min(seconds, HOLD_MAX_S) / steps)
+    time.sleep(min(stay_s, HOLD_MAX_S))
     return sum(map(len, held))
 
 
