@@ -15,7 +15,7 @@ from batt_supervisor.core.world import Policy, Renew, Running, SlotPhase, Stop, 
 SHORT: Final = 0.25
 """The part of the reserve that has to be free; below it something is given up."""
 
-PAUSE_S: Final = 0.5
+PAUSE_S: Final = 0.3
 """How long what was given up may take to show in a reading."""
 
 EVICTIONS_MAX: Final = 3
@@ -25,18 +25,24 @@ EVICTIONS_MAX: Final = 3
 def relief(world: World, policy: Policy, renewed: Collection[int]) -> Iterator[Renew | Stop]:
     """One step at a time, while too little is free. Nothing where all is well.
 
+    Idle workers go also for a line that is held while nothing runs: no attempt will end and leave it room, and what
+    they have gathered since they were started may be all that it lacks.
+
     Args:
         renewed: Slots whose worker is being replaced as it is.
     """
+    if world.now.mono_s - world.relieved_s < PAUSE_S or any(_going(one) for one in world.running):
+        return
     short = _short(world, policy)
-    if not short or world.now.mono_s - world.relieved_s < PAUSE_S or any(_going(one) for one in world.running):
-        return
-    worn = [one for one in world.slots if one.phase is SlotPhase.IDLE and one.served and one.id not in renewed]
-    if worn:
-        most = max(worn, key=lambda slot: slot.served)  # what it has gathered is not known; it has had most time to
-        yield Renew(most.id, most.room, f"{short}; idle workers go first", relief=True)
-        return
-    found = victim(world, threads=short.startswith("threads"))
+    if short or (world.held_since and not world.running):
+        # What they have gathered is not known, and with the time it would take to go from one to the next the machine
+        # may be gone.
+        worn = [one for one in world.slots if one.phase is SlotPhase.IDLE and one.served and one.id not in renewed]
+        reason = short or "a task is held for want of room"
+        yield from (Renew(one.id, one.room, f"{reason}; idle workers go first", relief=True) for one in worn)
+        if worn:
+            return
+    found = victim(world, threads=short.startswith("threads")) if short else None
     if found is not None:
         yield Stop(found.claim, found.slot_id, Outcome.EVICTED, f"stopped to save the rest: {short}")
 

@@ -161,7 +161,9 @@ class Gate:
 
     def fits(self, need: Need, promised: Space, active: int, *, widening: bool = False) -> bool:
         """Whether one more attempt may start now, or, `widening`, a slot may be built."""
-        if self.ample and not widening:  # where nothing waits everything is ample, also for slots that there is no room for
+        if (
+            self.ample and not widening
+        ):  # where nothing waits everything is ample, also for slots that there is no room for
             return True
         nobody = active == 0 and self.others.running == 0 and not widening
         if (active >= self.throttle.at_once and not widening) or (self.throttle.held and not nobody):

@@ -228,8 +228,9 @@ class Daemon:
 FILES: Final = 100
 """Descriptors that battd has beside those of its slots: the store, sockets of clients, nurseries."""
 
-SLOT_FILES: Final = 12
-"""Descriptors of one slot: four ends of pipes, its worker's exit pipe, pidfd and log; and of one that is replaced."""
+SLOT_FILES: Final = 18
+"""Descriptors of one slot: four ends of pipes, three counts of its control group, its worker's exit pipe, pidfd and
+log; and of one that is replaced."""
 
 
 def _raise_open_files(slots: int) -> tuple[int, int]:

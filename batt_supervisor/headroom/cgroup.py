@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Final
 
 from batt_supervisor.core.headroom import Limit, Resource
-from batt_supervisor.headroom.files import Held, Reader, told
+from batt_supervisor.headroom.files import Reader, told
 from batt_supervisor.headroom.pressure import OFF, Stall, stalls, worst
 from batt_supervisor.headroom.where import Level
+from batt_supervisor.held import Held
 
 __all__ = ["Group"]
 

@@ -11,8 +11,9 @@ from typing import Final
 import psutil
 
 from batt_supervisor.core.headroom import Limit, Resource
-from batt_supervisor.headroom.files import Held, Reader, told
+from batt_supervisor.headroom.files import Reader, told
 from batt_supervisor.headroom.pressure import OFF, RESOURCES, Stall, stalls, worst
+from batt_supervisor.held import Held
 
 __all__ = ["Host", "Memory"]
 

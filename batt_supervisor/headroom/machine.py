@@ -8,12 +8,13 @@ from typing import Final, Protocol
 
 from batt_supervisor.core.headroom import Pressure, Reading
 from batt_supervisor.headroom.cgroup import Group
-from batt_supervisor.headroom.files import Held, Reader, told
+from batt_supervisor.headroom.files import Reader, told
 from batt_supervisor.headroom.host import Host
 from batt_supervisor.headroom.limits import EachProcess, Kernel
 from batt_supervisor.headroom.pressure import worst
 from batt_supervisor.headroom.user import UserThreads
 from batt_supervisor.headroom.where import Level, enclosing
+from batt_supervisor.held import Held
 
 __all__ = ["Headroom", "MachineHeadroom"]
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from batt_supervisor.core.headroom import Limit, Resource
-from batt_supervisor.headroom.files import Held, Reader, told
+from batt_supervisor.headroom.files import Reader, told
+from batt_supervisor.held import Held
 
 __all__ = ["UserThreads", "is_exempt", "threads_of"]
 

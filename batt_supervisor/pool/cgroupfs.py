@@ -13,7 +13,7 @@ from typing import Final
 
 from batt_supervisor.pool import proc
 
-__all__ = ["below", "count", "discard", "end", "inside", "members", "named", "read", "write"]
+__all__ = ["below", "counted", "discard", "end", "inside", "members", "named", "read", "write"]
 
 ROUNDS: Final = 200
 """Looks at groups that are being ended, at most; one takes about `PAUSE_S` when there is nothing to do but wait."""
@@ -30,6 +30,10 @@ BATCH: Final = 64
 """Processes that are held by a descriptor at a time: far below the usual limit of 1,024 descriptors."""
 
 
+GONE: Final = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENODEV)
+"""How the kernel says that there is no such file, or that its group is gone."""
+
+
 def read(path: str) -> str:
     """A control file's text; empty where there is none, or its group is gone.
 
@@ -40,7 +44,7 @@ def read(path: str) -> str:
         with open(path, "rb", buffering=0) as file:
             return os.fsdecode(file.readall())
     except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENODEV):
+        if error.errno in GONE:
             return ""
         raise
 
@@ -54,9 +58,11 @@ def write(path: str, text: str) -> None:
         raise OSError(error.errno, error.strerror, path) from None
 
 
-def count(file: str, name: str) -> int:
-    """A count out of lines of a name and a number; 0 where it is not among them."""
-    for line in read(file).splitlines():
+def counted(text: str, name: str) -> int:
+    """A count out of lines of a name and a number, or, without a name, a text that is a number; 0 where it has none."""
+    if not name:
+        return int(text or 0)
+    for line in text.splitlines():
         word, _, number = line.partition(" ")
         if word == name:
             return int(number)

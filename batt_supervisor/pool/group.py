@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
+from batt_supervisor.held import Held
 from batt_supervisor.pool import cgroupfs, hierarchy
 from batt_supervisor.pool.hierarchy import Ground, Kind, Place
 
@@ -72,6 +73,7 @@ class Group:
         self._folders = [place.folder for place in places]
         self._limits: dict[str, int | None] = {"memory": None, "pids": None}
         self._last = QUIET
+        self._files_read: dict[str, Held] = {}
         self._refused_by_us = 0
         self._busy = threading.Lock()  # a thread that ends a worker may meet the one that sends the next request
 
@@ -149,11 +151,11 @@ class Group:
             if memory is None:
                 kills = hits = 0
             elif self._kind == "v1":
-                kills = cgroupfs.count(f"{memory}/memory.oom_control", "oom_kill")
-                hits = int(cgroupfs.read(f"{memory}/memory.failcnt") or 0)
+                kills = self._count(f"{memory}/memory.oom_control", "oom_kill")
+                hits = self._count(f"{memory}/memory.failcnt")
             else:
-                kills = cgroupfs.count(f"{memory}/memory.events", "oom_kill")
-                hits = cgroupfs.count(f"{memory}/memory.events", "oom")
+                kills = self._count(f"{memory}/memory.events", "oom_kill")
+                hits = self._count(f"{memory}/memory.events", "oom")
         except OSError:
             # No descriptor to be had: the next reading tells.
             kills, hits = self._last.oom_kills, self._last.memory_hits
@@ -164,9 +166,23 @@ class Group:
         """Forks and threads refused, those included that were refused while the group was being ended."""
         folder = self._folder("pids")
         try:
-            return cgroupfs.count(f"{folder}/pids.events", "max") if folder is not None else 0
+            return self._count(f"{folder}/pids.events", "max") if folder is not None else 0
         except OSError:
             return self._last.threads_refused + self._refused_by_us
+
+    def _count(self, path: str, name: str = "") -> int:
+        """A count out of lines of a name and a number, or a file that is one number; 0 where there is none.
+
+        Asked for every attempt, so the file stays open.
+        """
+        held = self._files_read.get(path) or self._files_read.setdefault(path, Held(path))
+        try:
+            text = held.read()
+        except OSError as error:
+            if error.errno in cgroupfs.GONE:
+                return 0
+            raise
+        return cgroupfs.counted(text.decode(), name)
 
     def peak_threads(self) -> int | None:
         """Most processes and threads it ever had at once; None where the kernel does not say (before Linux 6.1)."""
@@ -177,6 +193,8 @@ class Group:
 
     def remove(self) -> bool:
         """Remove the group; False while processes hold it, which on older kernels those not yet reaped do too."""
+        for held in self._files_read.values():
+            held.close()
         return all(cgroupfs.discard(folder) for folder in self._folders)
 
 

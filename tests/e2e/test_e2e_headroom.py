@@ -365,3 +365,66 @@ def test_a_large_one_that_has_failed_blocks_no_other_of_its_run(new_battd: NewBa
     assert failed.outcome == "out_of_threads"
     assert "pids.max" in (failed.reason or "")
     daemon.stop()
+
+
+# No hold for ever
+
+
+def test_what_idle_workers_have_gathered_holds_nobody(new_battd: NewBattd, fence: Fence) -> None:
+    """They may keep up to `max_worker_memory` each; a task that needs more than they leave has them renewed."""
+    daemon = fenced(new_battd, fence).start()
+    free = bound_by(daemon, fence, memory=1000 * MIB).memory_free_bytes
+    each = free // 8
+    leaks = daemon.submit("zoo.starves:leak_memory", [each] * 12, need_memory_bytes=each)
+    all_succeeded(daemon.wait(leaks), 12)
+    run = daemon.submit("zoo.calm:echo", [1], need_memory_bytes=free * 7 // 8)
+    all_succeeded(daemon.wait(run), 1)
+    daemon.stop()
+
+
+def test_battds_own_slots_leave_room_for_the_one_task_that_needs_it(new_battd: NewBattd, fence: Fence) -> None:
+    """Idle slots take four threads each: they are given up for a task that fits once they are gone."""
+    daemon = fenced(new_battd, fence, slots=6).start()
+    eventually("all slots are there", lambda: all(s.phase == "idle" for s in daemon.client.service().slots))
+    bound_by(daemon, fence, pids=fence.threads + 10)
+    run = daemon.submit("zoo.starves:nested_pool", args=(15, 0.1), need_threads=16)
+    all_succeeded(daemon.wait(run), 1)
+    after = daemon.submit("zoo.starves:nested_pool", [[2, 0.05]] * 20, kind="small")
+    all_succeeded(daemon.wait(after), 20)
+    daemon.stop()
+
+
+def test_supervisors_take_turns_where_only_one_attempt_fits(
+    new_battd: NewBattd, fence: Fence, tmp_path: Path
+) -> None:
+    """Each of theirs needs the reserve, so it runs only while nothing else does."""
+    ledger = tmp_path / "ledger"
+    daemons = [fenced(new_battd, fence, slots=2, ledger=ledger).start() for _ in range(2)]
+    for daemon in daemons:
+        free = bound_by(daemon, fence, memory=1000 * MIB).memory_free_bytes
+    need = free - 60 * MIB
+    runs = [
+        daemon.submit(
+            "zoo.records:interval", [[str(tmp_path), f"d{number}n{task}", 0.15] for task in range(20)],
+            need_memory_bytes=need, kind="large",
+        )
+        for number, daemon in enumerate(daemons)
+    ]
+    for daemon, run in zip(daemons, runs, strict=True):
+        all_succeeded(daemon.wait(run, within_s=LONG_S), 20)
+    lines = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
+    order = "".join(name[1] for name, what, *_ in lines if what == "start")
+    print(order)
+    assert at_once(tmp_path) == 1
+    for daemon in daemons:
+        daemon.stop()
+
+
+def test_a_mere_guess_of_memory_holds_nobody_for_ever(new_battd: NewBattd, fence: Fence) -> None:
+    """A container that is smaller than the need that is assumed where nothing is known."""
+    daemon = fenced(new_battd, fence, slots=2).start()
+    bound_by(daemon, fence, memory=(fence.memory_bytes // MIB + 90) * MIB)
+    assert room(daemon).memory_free_bytes < 128 * MIB
+    run = daemon.submit("zoo.calm:echo", range(50))
+    all_succeeded(daemon.wait(run), 50)
+    daemon.stop()

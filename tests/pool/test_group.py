@@ -233,8 +233,8 @@ def test_what_is_refused_while_it_is_ended_is_no_event(machine: Machine, monkeyp
     last: list[int] = []
 
     def end_late(folders: list[str]) -> int:
-        first = cgroupfs.count(file, "max")
-        until(lambda: cgroupfs.count(file, "max") > first + 10, "more are refused meanwhile")
+        first = cgroupfs.counted(cgroupfs.read(file), "max")
+        until(lambda: cgroupfs.counted(cgroupfs.read(file), "max") > first + 10, "more are refused meanwhile")
         last.append(first)
         return real(folders)
 
