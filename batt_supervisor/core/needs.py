@@ -75,24 +75,10 @@ class _Peaks:
     def __init__(self, peaks: Iterable[Peak] = ()) -> None:
         self.last = deque(peaks, maxlen=PEAKS)
         self._range: tuple[int | None, int | None] | None = None
-        self._span: tuple[int, int, int] | None = None
 
     def add(self, peak: Peak) -> None:
         self.last.append(peak)
-        self._range = self._span = None
-
-    def is_like_all(self, peak: Peak) -> bool:
-        """Whether as many as are remembered are, and each of them was about as high as this one."""
-        if len(self.last) < PEAKS:
-            return False
-        if self._span is None:
-            known = [one for one in self.last if one is not None]
-            self._span = (min(known), max(known), len(known)) if known else (0, 0, 0)
-        low, high, known_ones = self._span
-        if peak is None or known_ones < PEAKS:
-            return peak is None and known_ones == 0
-        # Up and down by some pages is no news, as long as all of it stays far below what the margin adds.
-        return low * 98 <= peak * 100 <= high * 102 and high * 95 <= low * 100
+        self._range = None
 
     def add_bound(self, bound: int) -> bool:
         """Learn that an attempt took at least so much; whether that is any news.
@@ -108,7 +94,7 @@ class _Peaks:
         if bound <= least:
             return False
         self.last[self.last.index(least)] = bound
-        self._range = self._span = None
+        self._range = None
         return True
 
     def need(self, declared: int | None, default: int) -> int:
@@ -157,13 +143,24 @@ class _Kind:
     attempts: int = 0
     memory: _Peaks = field(default_factory=_Peaks)
     threads: _Peaks = field(default_factory=_Peaks)
+    alike: tuple[int, int] | None = None  # peaks of memory between which an attempt says nothing new
 
     def is_nothing_new(self, memory_bytes: int | None, threads: int | None) -> bool:
-        """Whether to remember an attempt would change nothing: all that are remembered are like it.
+        """Whether to remember an attempt would change nothing: as many as are remembered are, and all are like it.
 
         So it is with kinds of tiny attempts, of which there may be thousands a second.
         """
-        return self.memory.is_like_all(memory_bytes) and self.threads.is_like_all(threads)
+        if self.alike is None:
+            self.alike = self._look()
+        return threads is None and memory_bytes is not None and self.alike[0] <= memory_bytes <= self.alike[1]
+
+    def _look(self) -> tuple[int, int]:
+        known = [peak for peak in self.memory.last if peak is not None]
+        if len(known) < PEAKS or len(self.threads.last) < PEAKS or any(peak is not None for peak in self.threads.last):
+            return 1, 0
+        low, high = min(known), max(known)
+        # Up and down by some pages is no news, as long as all of it stays far below what the margin adds.
+        return (low * 98 // 100, high * 102 // 100) if high * 95 <= low * 100 else (1, 0)
 
 
 class Needs:
@@ -207,6 +204,7 @@ class Needs:
             if not news:
                 return
         known.attempts += 1
+        known.alike = None
         self._put(kind, known)
         self._changed.add(kind)
 

@@ -215,9 +215,26 @@ class Starter:
         grown = need_of(base, line.resource, free.total)
         if not nobody:
             return Need(grown, given.known or line.resource > 0)
-        memory_bytes = min(grown.memory_bytes, max(base.memory_bytes, free.space.memory_bytes))
-        threads = min(grown.threads, max(base.threads, free.space.threads))
+        least = self._least(line, base)
+        memory_bytes = min(grown.memory_bytes, max(least.memory_bytes, free.space.memory_bytes))
+        threads = min(grown.threads, max(least.threads, free.space.threads))
         return Need(Space(memory_bytes, threads), given.known or line.resource > 0)
+
+    def _least(self, line: Line, base: Space) -> Space:
+        """What of a need must be free even where nothing runs: what was declared, and what was learned.
+
+        Not what is merely assumed, for on a small machine it would hold everything for ever. What was learned does not
+        hold for ever either: other arguments may take less, and the machine may have been larger then. What fails for
+        want of it is given up after a few attempts.
+        """
+        work = self._world.works[line.run_id, line.stage]
+        memory_bytes, threads = base.memory_bytes, base.threads
+        late = self._world.now.mono_s - self._world.held_since.get(line, float("inf")) >= PATIENCE_S
+        if late or memory_bytes == self._policy.need.memory_bytes:
+            memory_bytes = work.need_memory_bytes or 0
+        if late:
+            threads = work.need_threads or 0
+        return Space(memory_bytes, threads)
 
     def _make_room(self, line: Line, room: Room) -> Renew | Held:
         """Move an idle slot into the head's room, unless one is on its way or every other is wanted where it is."""

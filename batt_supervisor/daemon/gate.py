@@ -33,9 +33,10 @@ CHANGES: Final = 20
 NEEDS_S: Final = 0.5
 """How often what was learned is taken into account."""
 
-AMPLE_S: Final = 0.25
+AMPLE_S: Final = (0.25, 1.0)
 """How often the machine is looked at, and the ledger written, while everybody's appetite fits: what we start ourselves
-is in that already, so only what others do can change it."""
+is in that already, so only what others do can change it. The second: while it would still fit in half of what is free.
+In a busy battd a reading takes a millisecond, for each file that it reads gives up the interpreter's lock."""
 
 FORGET_S: Final = 1.0
 """A line that was not held for so long is not held any more: others may just have been looked at."""
@@ -89,7 +90,7 @@ class Gate:
         self._needs: dict[tuple[int, int], Need] = {}
         self._needs_s = float("-inf")
         self._refusals = 0
-        self._read_s = now.mono_s
+        self._read_s, self._keep_s = now.mono_s, AMPLE_S[False]
         self._entry = Entry()
         self._noted_s = float("-inf")
 
@@ -114,18 +115,25 @@ class Gate:
         if learns:
             self._needs_s = now.mono_s
             self._needs = {key: self.expected(work) for key, work in works.items()}
-        if self.ample and not learns and now.mono_s - self._read_s < AMPLE_S:
+        if not self.ample or now.mono_s - self._read_s >= self._keep_s:
+            self._read(now)
+        elif not learns:
             return
+        throttle = levels.resized(self.throttle, self.settings.slots)
+        throttle = levels.rested(throttle, now.mono_s)
+        self._set(levels.pressed(throttle, self.free, self.reading.pressure, self.reserve), now)
+        free = self.free.space
+        left = free - self.reserve - self.appetite() - self.others.appetite
+        fits = left.memory_bytes >= 0 and left.threads >= 0
+        self.ample = fits and self.throttle.level is Level.OPEN and not self.held_since
+        wide = 2 * left.memory_bytes >= free.memory_bytes and 2 * left.threads >= free.threads
+        self._keep_s = AMPLE_S[wide]
+
+    def _read(self, now: Now) -> None:
         reading, self._read_s = self._headroom.read(now.mono_s), now.mono_s
         if reading is not self.reading:
             self.reading, self.free = reading, reading.free()
             self.others = self.ledger.others()
-        throttle = levels.resized(self.throttle, self.settings.slots)
-        throttle = levels.rested(throttle, now.mono_s)
-        self._set(levels.pressed(throttle, self.free, reading.pressure, self.reserve), now)
-        left = self.free.space - self.reserve - self.appetite() - self.others.appetite
-        fits = left.memory_bytes >= 0 and left.threads >= 0
-        self.ample = fits and self.throttle.level is Level.OPEN and not self.held_since
 
     def appetite(self) -> Space:
         """The most that may come to be promised: the largest need there is, in every slot."""
@@ -161,13 +169,16 @@ class Gate:
 
     def fits(self, need: Need, promised: Space, active: int, *, widening: bool = False) -> bool:
         """Whether one more attempt may start now, or, `widening`, a slot may be built."""
-        if (
-            self.ample and not widening
-        ):  # where nothing waits everything is ample, also for slots that there is no room for
+        if self.ample and not widening:  # where nothing waits all is ample, also where no further slot would fit
             return True
         nobody = active == 0 and self.others.running == 0 and not widening
         if (active >= self.throttle.at_once and not widening) or (self.throttle.held and not nobody):
             return False
+        if nobody and need.space.memory_bytes <= self.settings.need_memory:
+            # What is merely assumed holds nothing up for ever (see `core.start`).
+            need = replace(
+                need, space=replace(need.space, memory_bytes=min(need.space.memory_bytes, self.free.space.memory_bytes))
+            )
         verdict: Start | Hold = admit(
             need,
             free=self.free,
@@ -187,7 +198,7 @@ class Gate:
             waiting: Something is queued. Then what one attempt takes of threads is promised in advance: a supervisor
                 that is up can always run one.
         """
-        if self.ample and now.mono_s - self._noted_s < AMPLE_S:
+        if self.ample and now.mono_s - self._noted_s < self._keep_s:
             return
         promised = promises()
         if waiting and not active:

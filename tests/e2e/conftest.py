@@ -230,7 +230,9 @@ class Fence:
 
     def oom_kills(self) -> int:
         """Processes killed for want of memory, of the groups that are there still."""
-        found = (cgroupfs.count(f"{group}/memory.oom_control", "oom_kill") for group in cgroupfs.below(str(self.memory)))
+        found = (
+            cgroupfs.count(f"{group}/memory.oom_control", "oom_kill") for group in cgroupfs.below(str(self.memory))
+        )
         return sum(found)
 
     def start(self, *words: str) -> subprocess.Popen[bytes]:

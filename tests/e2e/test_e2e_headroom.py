@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pytest
 from conftest import Fence
 from outside import nurseries
 
@@ -394,9 +393,7 @@ def test_battds_own_slots_leave_room_for_the_one_task_that_needs_it(new_battd: N
     daemon.stop()
 
 
-def test_supervisors_take_turns_where_only_one_attempt_fits(
-    new_battd: NewBattd, fence: Fence, tmp_path: Path
-) -> None:
+def test_supervisors_take_turns_where_only_one_attempt_fits(new_battd: NewBattd, fence: Fence, tmp_path: Path) -> None:
     """Each of theirs needs the reserve, so it runs only while nothing else does."""
     ledger = tmp_path / "ledger"
     daemons = [fenced(new_battd, fence, slots=2, ledger=ledger).start() for _ in range(2)]
@@ -405,8 +402,10 @@ def test_supervisors_take_turns_where_only_one_attempt_fits(
     need = free - 60 * MIB
     runs = [
         daemon.submit(
-            "zoo.records:interval", [[str(tmp_path), f"d{number}n{task}", 0.15] for task in range(20)],
-            need_memory_bytes=need, kind="large",
+            "zoo.records:interval",
+            [[str(tmp_path), f"d{number}n{task}", 0.15] for task in range(20)],
+            need_memory_bytes=need,
+            kind="large",
         )
         for number, daemon in enumerate(daemons)
     ]
