@@ -131,9 +131,9 @@ class Gate:
 
     def _read(self, now: Now) -> None:
         reading, self._read_s = self._headroom.read(now.mono_s), now.mono_s
+        self.others = self.ledger.others()
         if reading is not self.reading:
             self.reading, self.free = reading, reading.free()
-            self.others = self.ledger.others()
 
     def appetite(self) -> Space:
         """The most that may come to be promised: the largest need there is, in every slot."""
