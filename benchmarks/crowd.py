@@ -103,7 +103,7 @@ class Crowd:
         pids = self._groups["pids"]
         now = cgroupfs.read(f"{pids}/pids.peak") or cgroupfs.read(f"{pids}/pids.current") or "0"
         self.peak_pids = max(self.peak_pids, int(now))
-        self.refused = max(self.refused, cgroupfs.count(f"{pids}/pids.events", "max"))
+        self.refused = max(self.refused, _count(f"{pids}/pids.events", "max"))
         if memory := self._groups.get("memory"):
             for group in cgroupfs.below(memory):
                 self._look_for_kills(group, own=group == memory)
@@ -113,9 +113,9 @@ class Crowd:
         """v1 counts for each group alone; v2 for all groups inside, too."""
         with suppress(OSError):
             number = Path(group).stat().st_ino
-            found = cgroupfs.count(f"{group}/memory.oom_control", "oom_kill")
+            found = _count(f"{group}/memory.oom_control", "oom_kill")
             if own:
-                found += cgroupfs.count(f"{group}/memory.events", "oom_kill")
+                found += _count(f"{group}/memory.events", "oom_kill")
             self._killed[number] = max(self._killed.get(number, 0), found)
 
     # The limit
@@ -209,6 +209,12 @@ class Crowd:
         for file, text in self._undo:
             with suppress(OSError):
                 cgroupfs.write(file, text)
+
+
+def _count(file: str, name: str) -> int:
+    """A count out of lines of a name and a number; 0 where there is none."""
+    found = [line.split()[1] for line in cgroupfs.read(file).splitlines() if line.startswith(f"{name} ")]
+    return int(found[0]) if found else 0
 
 
 def _owner(entry: os.DirEntry[str]) -> int:

@@ -409,7 +409,7 @@ def details(found: dict[str, dict[str, Seen]]) -> Iterator[str]:
                 yield f"  {count} x {text}"
 
 
-def draw(found: dict[str, dict[str, Seen]], rounds: int, given: argparse.Namespace) -> str:
+def draw(found: dict[str, dict[str, Seen]], times: str, given: argparse.Namespace) -> str:
     names = dict.fromkeys(name for by_name in found.values() for name in by_name)
     rows = {
         name: {
@@ -420,7 +420,7 @@ def draw(found: dict[str, dict[str, Seen]], rounds: int, given: argparse.Namespa
         for name in names
     }
     note = (
-        f"fraction of tasks completed · wall time, (programs crashed / hung); median of {rounds}; "
+        f"fraction of tasks completed · wall time, (programs crashed / hung); median of {times}; "
         f"{CORES} cores, Python {platform.python_version()}"
     )
     title = f"{2 if given.quick else 8} programs at once under one limit"
@@ -433,7 +433,8 @@ def report(rounds: dict[str, dict[str, list[Seen]]], given: argparse.Namespace) 
         for label, by_name in rounds.items()
         if any(by_name.values())
     }
-    most = max((len(one) for by_name in rounds.values() for one in by_name.values()), default=0)
+    counts = sorted({len(one) for by_name in rounds.values() for one in by_name.values() if one})
+    times = " to ".join(map(str, dict.fromkeys([counts[0], counts[-1]]))) if counts else "0"
     if given.json:
         plain = {
             label: {name: [seen.plain() for seen in one] for name, one in by.items()} for label, by in rounds.items()
@@ -441,7 +442,7 @@ def report(rounds: dict[str, dict[str, list[Seen]]], given: argparse.Namespace) 
         print(json.dumps({"cores": CORES, "python": platform.python_version(), "rounds": plain}))
     else:
         print(
-            f"{most} rounds; Python {platform.python_version()}, Linux {platform.release()}, {CORES} cores, "
+            f"{times} rounds; Python {platform.python_version()}, Linux {platform.release()}, {CORES} cores, "
             f"load {os.getloadavg()[0]:.1f}"
         )
         print("Fraction of tasks completed, wall time; instances (crashed / hung)", end="\n\n")
@@ -449,7 +450,7 @@ def report(rounds: dict[str, dict[str, list[Seen]]], given: argparse.Namespace) 
         for line in [*ideals(found, cases(given)), "", *details(found)]:
             print(line)
     if given.chart and found:
-        given.chart.write_text(draw(found, most, given))
+        given.chart.write_text(draw(found, times, given))
 
 
 def _words(text: str) -> list[str]:

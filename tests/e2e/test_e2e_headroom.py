@@ -1,4 +1,4 @@
-"""Headroom end to end: real limits around a real battd, which starts what fits, says what binds, and ends every task."""
+"""Headroom end to end: real limits around a real battd, which starts what fits, says what binds, ends every task."""
 
 from __future__ import annotations
 
