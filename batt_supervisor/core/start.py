@@ -84,6 +84,9 @@ class Starter:
         heapify(turns)
         while turns:
             line = turns[0][2]
+            if turns[0] != (turn := self._turn(line)):  # another line of its run has had a turn
+                heapreplace(turns, turn)
+                continue
             command = self._next(line, self._lines[line][0])
             yield command
             if isinstance(command, Renew):

@@ -98,6 +98,11 @@ def test_a_held_line_blocks_no_other_of_its_own_run() -> None:
     assert {command.line for command in of(Held, commands)} == {Line(1, 1), Line(1, 0, resource=2)}
 
 
+def test_a_run_of_many_stages_has_no_more_turns_than_one_of_one() -> None:
+    queues = {1: [head(1, stage=number % 3) for number in range(9)], 2: heads(2, 9)}
+    assert sorted(begun(plan(world(queues, slots=SLOTS), POLICY))) == [1, 1, 2, 2]
+
+
 def test_room_is_set_aside_for_a_line_that_has_waited_long() -> None:
     """It needs 1,000 MiB; 700 are free beside the reserve, and an attempt that runs holds 400."""
     busy = running(3, 9, sample=Sample(1.0, 400 * MIB, 1, 0, 0), need=Space(400 * MIB, 1))
