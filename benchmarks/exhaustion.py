@@ -44,6 +44,7 @@ from batt_supervisor.units import parse_size
 
 HERE = Path(__file__).resolve().parent
 OURS = ("batt-service", "batt-eight", "batt-service-declared", "batt-eight-declared")
+KNOWN = (*PEERS, *OURS)
 CORES = len(os.sched_getaffinity(0))
 LOOK_S = 0.05
 STOP_S = 60.0
@@ -347,7 +348,7 @@ def add(found: dict[str, dict[str, list[Seen]]], earlier: Path) -> None:
     for label, by_name in rounds.items():
         here = found.setdefault(label, {})
         before = {name: [Seen.read(one) for one in seen] for name, seen in by_name.items()}
-        found[label] = before | {name: before.get(name, []) + seen for name, seen in here.items()}
+        found[label] = {name: before.get(name, []) + here.get(name, []) for name in KNOWN if name in {*before, *here}}
 
 
 # What is told
@@ -454,10 +455,9 @@ def report(rounds: dict[str, dict[str, list[Seen]]], given: argparse.Namespace) 
 
 
 def _words(text: str) -> list[str]:
-    known = [*PEERS, *OURS]
-    names = known if text == "all" else text.split(",")
-    if unknown := [name for name in names if name not in known]:
-        raise argparse.ArgumentTypeError(f"{unknown[0]} is none of {', '.join(known)}")
+    names = [*KNOWN] if text == "all" else text.split(",")
+    if unknown := [name for name in names if name not in KNOWN]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]} is none of {', '.join(KNOWN)}")
     return names
 
 
@@ -484,7 +484,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="What is completed when programs share too few processes or too little memory."
     )
-    parser.add_argument("--candidates", type=_words, default="all", help=f"some of {','.join([*PEERS, *OURS])}")
+    parser.add_argument("--candidates", type=_words, default="all", help=f"some of {','.join(KNOWN)}")
     parser.add_argument("--pids", type=_numbers, default="60,90,120", help="limits, with commas; 0: none (%(default)s)")
     parser.add_argument("--memory", type=_size, default="1.5G", help="limit; 0: not measured (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=1, help="measurements of each (default: %(default)s)")

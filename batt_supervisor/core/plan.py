@@ -40,7 +40,11 @@ def plan(world: World, policy: Policy) -> list[Command]:
         given_up = [] if ending else list(relief(world, policy, {renewal.slot_id for renewal in renewals}))
         commands += [*renewals, *given_up]
         renewed = {one.slot_id for one in commands if isinstance(one, Renew)}
-        if not given_up:  # what it gives back is not there yet
+        if given_up:  # and what that gives back is not there yet
+            commands += [
+                Held(run.id, Hold("machine", 1, f"nothing starts now: {given_up[0].reason}")) for run in world.runs
+            ]
+        else:
             commands += Starter(world, policy, closing, renewed).commands()
     return commands
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Final
 
+from batt_supervisor.core.admission import Hold
 from batt_supervisor.core.levels import THRASH, scaled
 from batt_supervisor.core.model import Outcome
-from batt_supervisor.core.world import Policy, Renew, Running, SlotPhase, Stop, World
+from batt_supervisor.core.world import Held, Policy, Renew, Running, SlotPhase, Stop, World
 
 SHORT: Final = 0.25
 """The part of the reserve that has to be free; below it something is given up."""
@@ -22,7 +23,7 @@ EVICTIONS_MAX: Final = 3
 """How often a task may be stopped to save the rest; after that others are."""
 
 
-def relief(world: World, policy: Policy, renewed: Collection[int]) -> Iterator[Renew | Stop]:
+def relief(world: World, policy: Policy, renewed: Collection[int]) -> Iterator[Renew | Stop | Held]:
     """One step at a time, while too little is free. Nothing where all is well.
 
     Idle workers go also for a line that is held while nothing runs: no attempt will end and leave it room, and what
@@ -41,10 +42,18 @@ def relief(world: World, policy: Policy, renewed: Collection[int]) -> Iterator[R
         reason = short or "a task is held for want of room"
         yield from (Renew(one.id, one.room, f"{reason}; idle workers go first", relief=True) for one in worn)
         if worn:
+            yield from _meanwhile(world, reason)
             return
     found = victim(world, threads=short.startswith("threads")) if short else None
     if found is not None:
         yield Stop(found.claim, found.slot_id, Outcome.EVICTED, f"stopped to save the rest: {short}")
+        yield from _meanwhile(world, short)
+
+
+def _meanwhile(world: World, reason: str) -> Iterator[Held]:
+    """What is given up is not there yet, so nothing starts now."""
+    hold = Hold("machine", 1, f"waits for what is being given up: {reason}")
+    yield from (Held(run_id, hold) for run_id, heads in world.heads.items() if heads)
 
 
 def _short(world: World, policy: Policy) -> str:

@@ -21,6 +21,9 @@ PATIENCE_S: Final = 60.0
 """After so long room is made for a task that is held: the others leave free what it needs. For one that must run alone
 they all wait."""
 
+ASSUMED_S: Final = 1.0
+"""For so long a need for memory that nobody declared, and that was not learned, holds a task though nothing runs."""
+
 WORKER_STARTS: Final = Hold("worker", 1, "waits for its worker to start")
 
 SUSPECTS: Final = Hold("suspects", 1, "was lost together with others: these run one at a time")
@@ -224,18 +227,19 @@ class Starter:
         return Need(Space(memory_bytes, threads), given.known or line.resource > 0)
 
     def _least(self, line: Line, base: Space) -> Space:
-        """What of a need must be free even where nothing runs: what was declared, and what was learned.
+        """What of a need must be free even where nothing runs: what was declared; for a while what was learned, too.
 
-        Not what is merely assumed, for on a small machine it would hold everything for ever. What was learned does not
-        hold for ever either: other arguments may take less, and the machine may have been larger then. What fails for
-        want of it is given up after a few attempts.
+        And for a moment what is merely assumed: on a small machine it would hold everything for ever. What was learned
+        does not do that either: other arguments may take less, and the machine may have been larger then. What fails
+        for want of it is given up after a few attempts.
         """
         work = self._world.works[line.run_id, line.stage]
+        held_s = self._world.now.mono_s - self._world.held_since.get(line, float("inf"))
         memory_bytes, threads = base.memory_bytes, base.threads
-        late = self._world.now.mono_s - self._world.held_since.get(line, float("inf")) >= PATIENCE_S
-        if late or memory_bytes == self._policy.need.memory_bytes:
+        assumed = memory_bytes == self._policy.need.memory_bytes
+        if held_s >= (ASSUMED_S if assumed else PATIENCE_S):
             memory_bytes = work.need_memory_bytes or 0
-        if late:
+        if held_s >= PATIENCE_S:
             threads = work.need_threads or 0
         return Space(memory_bytes, threads)
 

@@ -38,6 +38,10 @@ AMPLE_S: Final = (0.25, 1.0)
 is in that already, so only what others do can change it. The second: while it would still fit in half of what is free.
 In a busy battd a reading takes a millisecond, for each file that it reads gives up the interpreter's lock."""
 
+SETTLE_S: Final = 1.5
+"""How long others may not know yet that our appetite has grown. For them all may be ample until they look, so that they
+start what they may, and note it later: meanwhile they count as if they had started all of it."""
+
 FORGET_S: Final = 1.0
 """A line that was not held for so long is not held any more: others may just have been looked at."""
 
@@ -92,7 +96,8 @@ class Gate:
         self._refusals = 0
         self._read_s, self._keep_s = now.mono_s, AMPLE_S[False]
         self._entry = Entry()
-        self._noted_s = float("-inf")
+        self._noted_s = self._grown_s = float("-inf")
+        self._now = now
 
     @property
     def reserve(self) -> Space:
@@ -108,6 +113,7 @@ class Gate:
             active: How many attempts run.
             refusals: How often the kernel has refused a thread or a process of battd's own.
         """
+        self._now = now
         if refusals > self._refusals:
             self._refusals = refusals
             self._set(levels.exhausted(self.throttle, active, "a worker could not be started", now.mono_s), now)
@@ -122,16 +128,19 @@ class Gate:
         throttle = levels.resized(self.throttle, self.settings.slots)
         throttle = levels.rested(throttle, now.mono_s)
         self._set(levels.pressed(throttle, self.free, self.reading.pressure, self.reserve), now)
-        free = self.free.space
-        left = free - self.reserve - self.appetite() - self.others.appetite
+        free, appetite = self.free.space, self.appetite()
+        if self.others.holders and _exceeds(appetite, self._entry.appetite):
+            self._grown_s = now.mono_s
+        left = free - self.reserve - appetite - self.others.appetite
         fits = left.memory_bytes >= 0 and left.threads >= 0
-        self.ample = fits and self.throttle.level is Level.OPEN and not self.held_since
+        known = now.mono_s - self._grown_s >= SETTLE_S
+        self.ample = fits and known and self.throttle.level is Level.OPEN and not self.held_since
         wide = 2 * left.memory_bytes >= free.memory_bytes and 2 * left.threads >= free.threads
         self._keep_s = AMPLE_S[wide]
 
     def _read(self, now: Now) -> None:
-        reading, self._read_s = self._headroom.read(now.mono_s), now.mono_s
         self.others = self.ledger.others()
+        reading, self._read_s = self._headroom.read(now.mono_s), now.mono_s
         if reading is not self.reading:
             self.reading, self.free = reading, reading.free()
 
@@ -164,7 +173,10 @@ class Gate:
             yield
             return
         with self.ledger.turn():  # if it cannot be had in time, the reserve has to serve
-            self.others = self.ledger.others()
+            # In this order: what the others note as taken, and promise no longer, has to show in the reading.
+            self._read(self._now)
+            if self._now.mono_s - self._grown_s < SETTLE_S:
+                self.others = _at_most(self.others)
             yield
 
     def fits(self, need: Need, promised: Space, active: int, *, widening: bool = False) -> bool:
@@ -259,3 +271,17 @@ class Gate:
 
     def close(self) -> None:
         self.ledger.close()
+
+
+def _exceeds(one: Space, other: Space) -> bool:
+    return one.memory_bytes > other.memory_bytes or one.threads > other.threads
+
+
+def _at_most(others: Others) -> Others:
+    """With all that they may have promised by now."""
+    return Others([replace(one, entry=replace(one.entry, promised=_largest(one.entry))) for one in others.holders])
+
+
+def _largest(entry: Entry) -> Space:
+    promised, appetite = entry.promised, entry.appetite
+    return Space(max(promised.memory_bytes, appetite.memory_bytes), max(promised.threads, appetite.threads))
