@@ -37,16 +37,10 @@ def plan(world: World, policy: Policy) -> list[Command]:
     else:
         renewals = list(_renewals(world, policy))
         ending = any(isinstance(one, Stop) and one.slot_id is not None for one in stops)
-        given_up: list[Renew | Stop] = (
-            [] if ending else list(relief(world, policy, {renewal.slot_id for renewal in renewals}))
-        )
+        given_up = [] if ending else list(relief(world, policy, {renewal.slot_id for renewal in renewals}))
         commands += [*renewals, *given_up]
         renewed = {one.slot_id for one in commands if isinstance(one, Renew)}
-        if given_up:  # and what that gives back is not there yet
-            commands += [
-                Held(run.id, Hold("machine", 1, f"nothing starts now: {given_up[0].reason}")) for run in world.runs
-            ]
-        else:
+        if not given_up:
             commands += Starter(world, policy, closing, renewed).commands()
     return commands
 
