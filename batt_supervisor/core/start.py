@@ -24,6 +24,10 @@ they all wait."""
 ASSUMED_S: Final = 1.0
 """For so long a need for memory that nobody declared, and that was not learned, holds a task though nothing runs."""
 
+YIELD_S: Final = 0.5
+"""For so long after an attempt of ours another supervisor that waits may be the one that runs alone: it looks around
+several times a second."""
+
 WORKER_STARTS: Final = Hold("worker", 1, "waits for its worker to start")
 
 SUSPECTS: Final = Hold("suspects", 1, "was lost together with others: these run one at a time")
@@ -174,8 +178,12 @@ class Starter:
         return None
 
     def _nobody(self) -> bool:
-        """Whether nothing runs, of ours or of this user's other supervisors."""
-        return self._active == 0 and self._world.others.running == 0
+        """Whether nothing runs, of ours or of this user's other supervisors, and it is our turn to be the only one."""
+        if self._active or self._world.others.running:
+            return False
+        # One that has room promised though it runs nothing waits for it (`Gate.note`).
+        waits = any(one.entry.promised.threads for one in self._world.others.holders)
+        return not waits or self._world.now.mono_s - self._world.ended_s >= YIELD_S
 
     def _admit(self, line: Line, need: Need) -> Start | Hold:
         aside = NOTHING

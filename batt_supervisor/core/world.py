@@ -179,6 +179,7 @@ class World:
         throttle: How many may run at once; None: as many as there are slots.
         held_since: Since when each queue of a run has been held for want of memory or threads, monotonic.
         relieved_s: When something was last given up for want of memory or threads, monotonic.
+        ended_s: When an attempt of ours last ended, monotonic.
     """
 
     now: Now
@@ -200,6 +201,7 @@ class World:
     throttle: Throttle | None = None
     held_since: Mapping[Line, float] = field(default_factory=dict)
     relieved_s: float = float("-inf")
+    ended_s: float = float("-inf")
 
 
 @dataclass(frozen=True, slots=True)

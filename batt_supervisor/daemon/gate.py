@@ -72,6 +72,7 @@ class Gate:
         changed: How many there have been.
         evictions: Attempts that were stopped to save the rest.
         relieved_s: When something was last given up for want of memory or threads, monotonic.
+        ended_s: When an attempt last ended, monotonic.
         held_since: Since when each line has been held for want of memory or threads, monotonic.
     """
 
@@ -89,6 +90,7 @@ class Gate:
         self.changed = 0
         self.evictions = 0
         self.relieved_s = float("-inf")
+        self.ended_s = float("-inf")
         self.held_since: dict[Line, float] = {}
         self._held_s: dict[Line, float] = {}  # when each of them was last seen to be
         self._needs: dict[tuple[int, int], Need] = {}
@@ -230,6 +232,7 @@ class Gate:
 
     def ended(self, attempt: Attempt, ending: Ending, active: int, now: Now) -> None:
         """An attempt has ended: what it took, and whether there was enough of it."""
+        self.ended_s = now.mono_s
         work, outcome = attempt.work, ending.outcome
         whole = outcome is Outcome.OK or outcome not in CUT_SHORT
         if outcome is Outcome.OK:

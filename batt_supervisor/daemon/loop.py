@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -43,6 +43,9 @@ PUBLISH_S: Final = 0.1
 
 WIDEN_S: Final = 2.0
 """How often it is tried to build a slot more."""
+
+NARROW_S: Final = 0.3
+"""How long a slot that was given up may take to show in a reading."""
 
 SAVE_S: Final = 1.0
 """How often what was learned of kinds goes to the store."""
@@ -182,20 +185,35 @@ class Loop:
                 if isinstance(command, Held):
                     held.append(command)
             self._gate.held(held, now)
+            self._narrow(held, now)
             self._gate.note(self._promises, self._attempts.active(), bool(held), now)
         self._wake_s = wake_at(world)
         if now.mono_s - self._published_s >= PUBLISH_S:
             self._publish(world)
 
     def _widen(self, now: Now) -> None:
-        """Build a slot that there was no room for when battd was started."""
-        if self._built < self._settings.slots and now.mono_s - self._widened_s >= WIDEN_S:
+        """Build a slot that there was no room for when battd was started, or that was given up."""
+        if self._built < self._settings.slots and now.mono_s - self._widened_s >= WIDEN_S and not self._gate.held_since:
             self._widened_s = now.mono_s
-            need = Need(Space(self._settings.need_memory, SLOT_THREADS + self._settings.need_threads))
+            most = max((need.space.threads for need in self._gate.needs().values()), default=0)
+            threads = max(most, self._settings.need_threads)
+            need = Need(Space(self._settings.need_memory, SLOT_THREADS + threads))
             if self._gate.fits(need, self._promises(), 0, widening=True):
                 self._built += 1
                 log.info("one slot more", slots=self._built)
                 self._pool.resize(self._built, now.mono_s)
+
+    def _narrow(self, held: Sequence[Held], now: Now) -> None:
+        """Give up an idle slot for a task that is short of threads though nothing runs: each takes some of its own."""
+        nobody = not self._attempts.active() and not self._gate.others.running
+        if self._built == 1 or not nobody or now.mono_s - self._widened_s < NARROW_S:
+            return
+        short = next((one for one in held if one.hold.short == "threads"), None)
+        if short is not None:
+            self._widened_s = now.mono_s
+            self._built -= 1
+            log.info("one slot fewer", slots=self._built, reason=short.hold.reason)
+            self._pool.resize(self._built, now.mono_s)
 
     def _promises(self) -> Space:
         """What attempts have been promised, and what slots still take that are on their way."""
@@ -228,6 +246,7 @@ class Loop:
             throttle=self._gate.throttle,
             held_since=self._gate.held_since,
             relieved_s=self._gate.relieved_s,
+            ended_s=self._gate.ended_s,
         )
 
     def _carry_out(self, command: Command, now: Now) -> None:

@@ -64,7 +64,7 @@ class Daemon:
         self._nofile = _raise_open_files(settings.slots)
         self._groups = Groups.find(settings.cgroup_root, f"batt-{self._state.token}")
         # Looked up behind that: on cgroup v2 it may have moved this process.
-        self._headroom = MachineHeadroom(cgroup_root=settings.cgroup_root)
+        self._headroom = MachineHeadroom(keep_s=0.0, cgroup_root=settings.cgroup_root)  # the gate knows when
         self._ledger = Ledger.open(settings.ledger, str(settings.state_dir))
         log.info("ends process trees", by=self._groups.describe())
 
@@ -113,9 +113,7 @@ class Daemon:
                 # Not an error: it may lie in a run's own directory. Each worker's log says so, too.
                 log.warning("a module to preload is not installed here", module=name)
         self._notifier.send(f"READY=1\nSTATUS=serving {self._settings.socket}")
-        log.info(
-            "ready", version=__version__, pid=os.getpid(), socket=str(self._settings.socket), slots=self._settings.slots
-        )
+        log.info("ready", version=__version__, pid=os.getpid(), socket=str(self._settings.socket), slots=slots)
         try:
             threads.fault(self._faults, "loop")
             loop.run(lambda: self._round(loop, crew, watchdog))

@@ -11,6 +11,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
+import structlog
+
+AGAIN_S: Final = 0.1
+"""Between two tries to start a thread."""
+
+log = structlog.get_logger("battd")
+
 EXIT_HALF_DEAD: Final = 70
 """EX_SOFTWARE: the service manager starts battd anew, and recovery does the rest."""
 
@@ -56,8 +63,14 @@ class Crewmen:
 
     def start(self, name: str, body: Callable[[], None]) -> None:
         """Start a thread whose end, unless battd is leaving, is the end of battd."""
-        thread = threading.Thread(target=self._live, args=(name, body), name=name, daemon=True)
-        thread.start()
+        while True:
+            thread = threading.Thread(target=self._live, args=(name, body), name=name, daemon=True)
+            try:
+                thread.start()
+                break
+            except RuntimeError:  # somebody has taken what `room.wait` found free
+                log.warning("no room to start yet", reason=f"the thread {name!r} was refused")
+                time.sleep(AGAIN_S)
         self._threads.append(thread)
 
     def _live(self, name: str, body: Callable[[], None]) -> None:

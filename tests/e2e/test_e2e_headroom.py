@@ -381,6 +381,18 @@ def test_what_idle_workers_have_gathered_holds_nobody(new_battd: NewBattd, fence
     daemon.stop()
 
 
+def test_battds_own_slots_leave_room_for_the_one_task_that_needs_it(new_battd: NewBattd, fence: Fence) -> None:
+    """Idle slots take four threads each: they are given up for a task that fits once they are gone."""
+    daemon = fenced(new_battd, fence, slots=6).start()
+    eventually("all slots are there", lambda: all(s.phase == "idle" for s in daemon.client.service().slots))
+    bound_by(daemon, fence, pids=fence.threads + 10)
+    run = daemon.submit("zoo.starves:nested_pool", args=(15, 0.1), need_threads=16)
+    all_succeeded(daemon.wait(run), 1)
+    after = daemon.submit("zoo.starves:nested_pool", [[2, 0.05]] * 20, kind="small")
+    all_succeeded(daemon.wait(after), 20)
+    daemon.stop()
+
+
 def test_supervisors_finish_where_only_one_attempt_fits_at_a_time(
     new_battd: NewBattd, fence: Fence, tmp_path: Path
 ) -> None:
@@ -401,6 +413,9 @@ def test_supervisors_finish_where_only_one_attempt_fits_at_a_time(
     ]
     for daemon, run in zip(daemons, runs, strict=True):
         all_succeeded(daemon.wait(run, within_s=LONG_S), 20)
+    lines = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
+    order = "".join(name[1] for name, what, *_ in lines if what == "start")
+    assert {"0", "1"} <= set(order[:10]), order
     assert at_once(tmp_path) == 1
     for daemon in daemons:
         daemon.stop()
