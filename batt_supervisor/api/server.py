@@ -22,6 +22,18 @@ SO_PEERGROUPS = 59
 """Of Linux; the socket module does not name it."""
 
 
+def gid_of(group: str) -> int:
+    """The number of a group.
+
+    Raises:
+        BadConfiguration: There is no such group.
+    """
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError as error:
+        raise BadConfiguration(f"socket_group: there is no group {group!r}") from error
+
+
 def bind(path: Path, group: str | None) -> socket.socket:
     """A listening socket that only its owner (0600), or also a group (0660), may connect to.
 
@@ -29,10 +41,7 @@ def bind(path: Path, group: str | None) -> socket.socket:
         StateDirUnusable: The path is taken by something else, or cannot be made.
         BadConfiguration: There is no such group.
     """
-    try:
-        gid = grp.getgrnam(group).gr_gid if group else None
-    except KeyError as error:
-        raise BadConfiguration(f"socket_group: there is no group {group!r}") from error
+    gid = gid_of(group) if group else None
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ THREAD_FEW_ARENAS_BYTES: Final = 11 * MIB
 
 LARGE_STACK_BYTES: Final = 64 * MIB
 
-BATTD_FILES, SLOT_FILES = 100, 12
+BATTD_FILES, SLOT_FILES = 100, 18
 """Descriptors that battd has for itself, and for each slot and the spare one (daemon/main.py; a test compares)."""
 
 WORKER_SCORE: Final = 500

@@ -13,8 +13,12 @@ from batt_supervisor.core.levels import THRASH, scaled
 from batt_supervisor.core.model import Outcome
 from batt_supervisor.core.world import Held, Policy, Renew, Running, SlotPhase, Stop, World
 
-SHORT: Final = 0.25
-"""The part of the reserve that has to be free; below it something is given up."""
+MEMORY_SHORT: Final = 0.5
+"""The part of the reserve of memory that has to be free; below it something is given up. Tasks fill the rest in less
+than a second, and a kill by the kernel is worse than an eviction."""
+
+THREADS_SHORT: Final = 0.25
+"""The same of threads: a pool that opens takes some at once, and gives them back; refused ones kill nobody."""
 
 PAUSE_S: Final = 0.3
 """How long what was given up may take to show in a reading."""
@@ -59,9 +63,9 @@ def _meanwhile(world: World, reason: str) -> Iterator[Held]:
 def _short(world: World, policy: Policy) -> str:
     """What is nearly used up, in figures; empty where enough is free."""
     free, reserve = world.free.space, scaled(policy.reserve, world.free.total)
-    if free.memory_bytes < reserve.memory_bytes * SHORT:
+    if free.memory_bytes < reserve.memory_bytes * MEMORY_SHORT:
         return f"memory is short, {free.memory_bytes >> 20} MiB free ({world.free.memory_limit})"
-    if free.threads < reserve.threads * SHORT:
+    if free.threads < reserve.threads * THREADS_SHORT:
         return f"threads are short, {free.threads} free ({world.free.threads_limit})"
     thrash = world.pressure.memory_full or 0.0
     if thrash >= THRASH[0] and free.memory_bytes < reserve.memory_bytes:

@@ -146,6 +146,10 @@ class Gate:
         if reading is not self.reading:
             self.reading, self.free = reading, reading.free()
 
+    def is_near(self) -> bool:
+        """Whether so little memory is free that it may be gone in a moment."""
+        return self.free.space.memory_bytes < self.reserve.memory_bytes
+
     def appetite(self) -> Space:
         """The most that may come to be promised: the largest need there is, in every slot."""
         spaces = [need.space for need in self._needs.values()] or [NOTHING]

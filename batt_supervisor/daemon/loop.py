@@ -41,6 +41,9 @@ REST_S: Final = 0.25
 
 PUBLISH_S: Final = 0.1
 
+NEAR_S: Final = 0.05
+"""How often the machine is looked at while its memory is nearly used up."""
+
 WIDEN_S: Final = 2.0
 """How often it is tried to build a slot more."""
 
@@ -188,6 +191,8 @@ class Loop:
             self._narrow(held, now)
             self._gate.note(self._promises, self._attempts.active(), bool(held), now)
         self._wake_s = wake_at(world)
+        if self._gate.is_near() and world.running:
+            self._wake_s = min(self._wake_s, now.mono_s + NEAR_S)
         if now.mono_s - self._published_s >= PUBLISH_S:
             self._publish(world)
 

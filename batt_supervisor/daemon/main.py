@@ -20,7 +20,7 @@ import typer
 
 from batt_supervisor import __version__
 from batt_supervisor.api.app import create_app
-from batt_supervisor.api.server import Server, bind
+from batt_supervisor.api.server import Server, bind, gid_of
 from batt_supervisor.api.service import Service
 from batt_supervisor.clock import SystemClock
 from batt_supervisor.config import RELOADABLE, Settings, load
@@ -55,6 +55,8 @@ class Daemon:
         self._config, self._flags = config, flags
         self._settings = settings
         self._started_ms = time.time_ns() // 1_000_000
+        if settings.socket_group:
+            gid_of(settings.socket_group)  # said before anything is done; the socket itself comes when there is room
         self._state: StateDir = hold(settings.state_dir, settings.socket)
         self._store = Store(self._state.database, synchronous=settings.synchronous.upper())
         self._faults = threads.faults_from(os.environ)

@@ -482,7 +482,7 @@ ROWS = [
         Level.OK,
         "8 of 4096 in use (pids.max of /x)",
     ),
-    (checks.open_files, limits(Max_open_files="1024 x"), Level.OK, "battd needs 148 for 3 slots"),
+    (checks.open_files, limits(Max_open_files="1024 x"), Level.OK, "battd needs 172 for 3 slots"),
     (checks.open_files, limits(Max_open_files="256 4096"), Level.WARN, "256 of 4096"),
     (checks.open_files, limits(Max_open_files="64 unlimited"), Level.BAD, "64 of unlimited"),
     (checks.open_files, limits(Max_open_files="1024 147"), Level.BAD, "1024 of 147"),

@@ -148,7 +148,7 @@ def test_the_youngest_and_largest_is_stopped_when_memory_runs_out() -> None:
     assert stop.reason.startswith("stopped to save the rest: memory is short, 10 MiB free")
 
 
-@pytest.mark.parametrize("free_mib", [64, 300, 5000])
+@pytest.mark.parametrize("free_mib", [128, 300, 5000])
 def test_nobody_is_stopped_while_there_is_enough(free_mib: int) -> None:
     assert not stopped(using(3000, 500.0), using(2000, 2.0), free_mib=free_mib)
 
