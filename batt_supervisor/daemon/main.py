@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib.util
 import os
 import resource
@@ -114,6 +115,9 @@ class Daemon:
             if importlib.util.find_spec(name.partition(".")[0]) is None:
                 # Not an error: it may lie in a run's own directory. Each worker's log says so, too.
                 log.warning("a module to preload is not installed here", module=name)
+        # What is there now stays: a collection that walks through all modules each time would be for nothing.
+        gc.collect()
+        gc.freeze()
         self._notifier.send(f"READY=1\nSTATUS=serving {self._settings.socket}")
         log.info("ready", version=__version__, pid=os.getpid(), socket=str(self._settings.socket), slots=slots)
         try:
