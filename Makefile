@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 # Whatever is missing is installed, again whenever pyproject.toml is newer than these.
 TO_RUN := $(VENV)/ready-to-run
 TO_TEST := $(VENV)/ready-to-test
+TO_BENCH := $(VENV)/ready-to-bench
 
 # pip would keep what it fetches in the home directory, and unpack it in /tmp. Everything is fetched once, into the
 # virtual environment, so a cache in the clone would only be a second copy.
@@ -15,13 +16,14 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 INSTALL = TMPDIR="$(CURDIR)/$(VENV)/tmp" $(BIN)/python -m pip install --quiet --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench exhaustion clean
 
 help:
 	@echo 'make demo    run a real batch through supervisord, battd and battctl (DEMO="-c 32" for a smaller one)'
 	@echo 'make test    the tests (TEST="-k wall -x" for pytest)'
 	@echo 'make check   style, types, layers, and the systemd units'
-	@echo 'make bench   throughput, then the wall, beside pebble (BENCH="--help", WALL="--help" for their options)'
+	@echo 'make bench   throughput and the wall beside pebble, what admission costs (BENCH="--help", WALL="--help" for options)'
+	@echo 'make exhaustion   too few processes, too little memory: beside six other pools (EXHAUSTION="--help"); some 15 minutes'
 	@echo 'make clean   remove what these have made, the virtual environment too'
 	@echo
 	@echo 'Each sets up .venv first. PYTHON=/path/to/python3.12 makes it from that Python.'
@@ -42,7 +44,14 @@ check: $(TO_TEST)
 bench: $(TO_TEST)
 	@$(BIN)/python benchmarks/throughput.py $(BENCH)
 	@echo
+	@$(BIN)/python benchmarks/admission.py
+	@echo
+	@$(BIN)/python benchmarks/readings.py
+	@echo
 	@$(BIN)/python benchmarks/wall.py $(WALL)
+
+exhaustion: $(TO_BENCH)
+	@$(BIN)/python benchmarks/exhaustion.py $(EXHAUSTION)
 
 clean:
 	rm -rf $(VENV) .demo .bench .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
@@ -57,6 +66,11 @@ $(TO_TEST): pyproject.toml | $(BIN)/python
 	@echo 'Installing what running and testing need into $(VENV)' >&2
 	@$(INSTALL) '.[test]'
 	@touch $@ $(TO_RUN)
+
+$(TO_BENCH): pyproject.toml | $(BIN)/python
+	@echo 'Installing what running, testing and the benchmark need into $(VENV)' >&2
+	@$(INSTALL) '.[test,bench]'
+	@touch $@ $(TO_RUN) $(TO_TEST)
 
 # A link into a Python that is gone counts as missing, so the environment is made anew then.
 $(BIN)/python:
