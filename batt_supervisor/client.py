@@ -116,13 +116,13 @@ class Client:
         """A run as it stands.
 
         Args:
-            wait_s: Let battd wait so long (30 s at most) until the number of settled tasks is no longer `since`,
-                or the run has ended.
+            wait_s: Let battd wait so long (30 s at most) until the run has ended.
+            since: Or until the number of settled tasks is no longer this.
         """
         wait_s = min(wait_s, WAIT_LONGEST_S)
-        params: dict[str, object] = {}
+        params: dict[str, object] = {"wait_s": wait_s} if wait_s > 0 else {}
         if since is not None and wait_s > 0:
-            params = {"wait_s": wait_s, "since": since}
+            params["since"] = since
         return self._get(RunInfo, _path("/v1/runs", run), params, wait_s=wait_s)
 
     def results(

@@ -190,6 +190,15 @@ class FakePool:
         self._rest(slot)
         return request
 
+    def hand_back(self, serial: int | None = None) -> Request:
+        """Let the worker of a slot's current attempt die before it has taken that up."""
+        slot_id, request = self.current(serial)
+        slot = self._slots[slot_id]
+        slot.pack.popleft()
+        self._exits.append(Exit(slot_id, request.serial, None, exit_code=-9, begun=False, requeue=True))
+        self._rest(slot)
+        return request
+
     def boot(self, slot_id: int) -> None:
         """The slot's new worker is there."""
         slot = self._slots[slot_id]

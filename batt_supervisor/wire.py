@@ -412,6 +412,7 @@ class ServiceInfo(Wire):
     Attributes:
         start_method: How workers are started.
         kill_by: How the process trees of attempts are ended.
+        holds: Why runs are held, but for those that wait for a slot or its worker as in any service that is busy.
     """
 
     version: str

@@ -29,8 +29,9 @@ from batt_supervisor.headroom.user import threads_of
 from batt_supervisor.headroom.where import enclosing
 
 LEVELS = 4
-KEPT_S = 0.05
-"""How far readings are apart, as battd's are at the most; the time is handed in, so nobody waits for it."""
+APART_S = 0.05
+"""How far readings are apart; the time is handed in, so nobody waits for it. battd reads at every plan where room is
+scarce, and every 0.25 to 1 s where there is plenty: every second reading is with limits then, or each of them."""
 
 PROC = Path("/proc")
 NOBODY = 65_534
@@ -138,7 +139,7 @@ def measure(root: str, proc: Path, rounds: int) -> dict[str, dict[str, float] | 
 
     def read() -> None:
         nonlocal now_s
-        now_s += KEPT_S
+        now_s += APART_S
         headroom.read(now_s)
 
     def read_all() -> None:
@@ -207,7 +208,7 @@ def report(told: dict[str, dict[str, float] | int], kind: str, rounds: int) -> N
         "everything",
         "reading",
         hold="100 µs",
-        note=f"every {KEPT_S * 1e3:g} ms; one in {SLOW_S / KEPT_S:g} with limits",
+        note=f"{APART_S * 1e3:g} ms apart; one in {SLOW_S / APART_S:g} with limits",
     )
     parts = "Its parts"
     add(parts, "memory of the host, thread total", "host")

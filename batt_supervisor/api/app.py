@@ -182,11 +182,12 @@ def _run_routes(app: FastAPI, service: Service) -> None:
         row = service.run(run)
 
         def moved() -> bool:
-            now = service.run(run_name(row.id))
+            if service.run(run_name(row.id)).ended_at_ms is not None:
+                return True
             settled = sum(count for state, count in service.counts(row.id).items() if state in SETTLED)
-            return now.ended_at_ms is not None or settled != since
+            return since is not None and settled != since
 
-        if wait_s and since is not None:
+        if wait_s:
             await service.wait_for_change(row.id, moved, wait_s)
         return show.run_info(service, service.run(run_name(row.id)))
 

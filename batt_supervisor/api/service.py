@@ -14,6 +14,7 @@ from batt_supervisor.config import Settings
 from batt_supervisor.core.admission import Hold
 from batt_supervisor.core.lifecycle import State
 from batt_supervisor.core.model import Space
+from batt_supervisor.core.retry import runs_alone
 from batt_supervisor.core.world import Line
 from batt_supervisor.errors import NotFound, nearest
 from batt_supervisor.store import Store
@@ -82,8 +83,9 @@ class Service:
 
     def hold_of(self, row: TaskRow) -> Hold | None:
         """What holds a queued task: the line that it stands in, or its run as a whole."""
-        held = (hold for line, hold in self.lines().items() if (line.run_id, line.stage) == (row.run_id, row.stage))
-        return next(held, None) or self.holds().get(row.run_id)
+        tries = self.reader.history(row.id)
+        line = Line(row.run_id, row.stage, tries.resource, runs_alone(tries))
+        return self.lines().get(line) or self.holds().get(row.run_id)
 
     def task(self, reference: str) -> TaskRow:
         """The task that `t12` or `12` means.

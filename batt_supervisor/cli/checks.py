@@ -21,15 +21,13 @@ if TYPE_CHECKING:
 
 MIB: Final = 2**20
 
-THREAD_BYTES: Final = 72 * MIB
-"""What a new thread takes of the address space: 8 MiB of stack and a malloc arena of 64 MiB."""
-
-THREAD_FEW_ARENAS_BYTES: Final = 11 * MIB
-"""The same with MALLOC_ARENA_MAX=2: 92 threads were started within 1 GiB."""
+THREAD_BYTES: Final = 11 * MIB
+"""What a new thread of a worker takes of the address space, as battd starts them (MALLOC_ARENA_MAX=2, stacks of 8 MiB):
+92 were started within 1 GiB. battd's own take less."""
 
 LARGE_STACK_BYTES: Final = 64 * MIB
 
-BATTD_FILES, SLOT_FILES = 100, 18
+BATTD_FILES, SLOT_FILES = 220, 18
 """Descriptors that battd has for itself, and for each slot and the spare one (daemon/main.py; a test compares)."""
 
 WORKER_SCORE: Final = 500
@@ -123,22 +121,10 @@ def address_space(host: Host) -> Iterator[Check]:
     if limit is None:
         yield Check("address space", Level.OK, "unlimited")
         return
-    arenas = (host.environ or {}).get("MALLOC_ARENA_MAX")
-    threads = limit // (THREAD_FEW_ARENAS_BYTES if arenas else THREAD_BYTES)
+    threads = limit // THREAD_BYTES
     found = f"limited to {format_size(limit)} (ulimit -v): some {threads} threads in a process"
-    if arenas:
-        found += f", with MALLOC_ARENA_MAX={arenas}"
-        advice = "lift the limit with `ulimit -v unlimited`"
-    else:
-        found += ", each of which takes up to 72 MiB of it"
-        advice = (
-            "lift the limit with `ulimit -v unlimited`, or start battd with MALLOC_ARENA_MAX=2, which battd sets for "
-            f"its workers: some {limit // THREAD_FEW_ARENAS_BYTES} threads then"
-        )
     if threads < 32:
-        yield Check("address space", Level.BAD, found, advice)
-    elif not arenas:
-        yield Check("address space", Level.WARN, found, advice)
+        yield Check("address space", Level.BAD, found, "lift the limit with `ulimit -v unlimited`")
     else:
         yield Check("address space", Level.OK, found)
 

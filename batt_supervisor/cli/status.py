@@ -140,6 +140,8 @@ def _service(service: ServiceInfo, now_ms: float) -> None:
         f"threads {room.threads_free} free by {room.threads_limit}, {room.threads_promised} promised, "
         f"{room.threads_reserve} in reserve"
     )
+    if room.level != "open":
+        say(f"level   {room.level}, {room.width} at once: {room.level_reason}")
     say(f"tasks   {counts(service.counts)}")
     say(f"ended   {counts(service.outcomes)}")
     for held, reason in service.holds.items():
@@ -176,7 +178,7 @@ def _kinds(found: list[KindInfo]) -> None:
         say("nothing was learned yet: no attempt has ended")
         return
     table(
-        ("KIND", "ATTEMPTS", "MEMORY", "PEAK", "THREADS", "PEAK", "EXPECTED BY"),
+        ("KIND", "LEARNED FROM", "MEMORY", "PEAK", "THREADS", "PEAK", "EXPECTED BY"),
         [
             (
                 kind.kind,
@@ -189,7 +191,7 @@ def _kinds(found: list[KindInfo]) -> None:
             )
             for kind in found
         ],
-        right=("ATTEMPTS", "MEMORY", "PEAK", "THREADS"),
+        right=("LEARNED FROM", "MEMORY", "PEAK", "THREADS"),
     )
 
 

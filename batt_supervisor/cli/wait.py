@@ -101,6 +101,9 @@ class Display(Protocol):
     step_s: float
     """How often it wants to be told, even if nothing has happened."""
 
+    live: bool
+    """Whether it wants to be told whenever something has."""
+
     def show(self, info: RunInfo, pace: Pace, now: float) -> None: ...
 
     def away(self, sentence: str, left_s: float) -> None: ...
@@ -140,7 +143,8 @@ def follow(
             if asked > BURST:
                 sleep(min(0.2, left_s))
             # By its id from now on: a newer run of the same name is another one.
-            info = client.run(info.run, wait_s=min(shown.step_s, left_s), since=settled(info))
+            since = settled(info) if shown.live else None
+            info = client.run(info.run, wait_s=min(shown.step_s, left_s), since=since)
             away_since = None
         except Unreachable as error:
             away_since = now if away_since is None else away_since
@@ -186,6 +190,7 @@ class _Lines:
     """A line every few seconds, where no terminal is."""
 
     step_s = LINE_EVERY_S
+    live = False
 
     def __init__(self, to_stdout: bool) -> None:
         self._say = say if to_stdout else note
@@ -214,6 +219,7 @@ class _Bar:
     """A bar on a terminal, and a line below it. It is redrawn by whoever waits: a thread for that might be refused."""
 
     step_s = 1.0
+    live = True
 
     def __init__(self, *, to_stderr: bool) -> None:
         from rich.console import Console, Group

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from batt_supervisor.core.limits import Sample
 from batt_supervisor.core.model import NOTHING, Space
@@ -56,6 +57,40 @@ class Hold:
     short: str
     missing: int
     reason: str
+
+
+PATIENCE_S: Final = 60.0
+"""After so long room is made for a task that is held: the others leave free what it needs. For one that must run alone
+they all wait. And where nothing runs, what was only learned no longer holds it."""
+
+ASSUMED_S: Final = 1.0
+"""For so long a need for memory that nobody declared, and that was not learned, holds a task though nothing runs."""
+
+
+def least_alone(base: Space, *, assumed: Space, declared: Space, held_s: float) -> Space:
+    """What of a need must be free even where nothing runs: what was declared; for a while what was learned, too.
+
+    And for a moment what is merely assumed: on a small machine it would hold everything for ever. What was learned does
+    not do that either: other arguments may take less, and the machine may have been larger then. What fails for want of
+    it is given up after a few attempts.
+
+    Args:
+        base: What is expected.
+        assumed: What is expected of tasks that nothing is known of.
+        held_s: How long it has been held; negative infinity: not yet.
+    """
+    memory_bytes, threads = base.memory_bytes, base.threads
+    if held_s >= (ASSUMED_S if memory_bytes == assumed.memory_bytes else PATIENCE_S):
+        memory_bytes = declared.memory_bytes
+    if held_s >= PATIENCE_S:
+        threads = declared.threads
+    return Space(memory_bytes, threads)
+
+
+def clamped(need: Space, least: Space, free: Space) -> Space:
+    """A need that is larger than what is free there, down to what it must be at least."""
+    memory_bytes = min(need.memory_bytes, max(least.memory_bytes, free.memory_bytes))
+    return Space(memory_bytes, min(need.threads, max(least.threads, free.threads)))
 
 
 def outstanding(need: Space, sample: Sample | None) -> Space:

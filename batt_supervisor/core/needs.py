@@ -237,6 +237,10 @@ class Needs:
         self._changed.clear()
         return found
 
+    def store_again(self, kinds: Iterable[str]) -> None:
+        """These could not be stored: they are dirty still."""
+        self._changed |= self._kinds.keys() & set(kinds)
+
     def _learned(self, kind: str) -> Learned:
         known = self._kinds[kind]
         memory = tuple(peak for peak in known.memory.last if peak is not None)

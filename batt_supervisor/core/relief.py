@@ -39,7 +39,7 @@ def relief(world: World, policy: Policy, renewed: Collection[int]) -> Iterator[R
     if world.now.mono_s - world.relieved_s < PAUSE_S or any(_going(one) for one in world.running):
         return
     short = _short(world, policy)
-    if short or (world.held_since and not world.running):
+    if short or (world.held_since and all(one.slot_id is None for one in world.running)):
         # What they have gathered is not known, and with the time it would take to go from one to the next the machine
         # may be gone.
         worn = [one for one in world.slots if one.phase is SlotPhase.IDLE and one.served and one.id not in renewed]

@@ -8,7 +8,7 @@ from dataclasses import replace
 from heapq import heapify, heappop, heapreplace
 from typing import Final
 
-from batt_supervisor.core.admission import Hold, Need, Start, admit, outstanding
+from batt_supervisor.core.admission import PATIENCE_S, Hold, Need, Start, admit, clamped, least_alone, outstanding
 from batt_supervisor.core.levels import scaled
 from batt_supervisor.core.model import NOTHING, Head, Room, Space
 from batt_supervisor.core.retry import need_of, runs_alone
@@ -16,13 +16,6 @@ from batt_supervisor.core.world import Begin, Closing, Command, Held, Line, Poli
 
 TENURE_S: Final = 2.0
 """A slot stays in a room that still has work for at least this long, or many small runs would only restart workers."""
-
-PATIENCE_S: Final = 60.0
-"""After so long room is made for a task that is held: the others leave free what it needs. For one that must run alone
-they all wait."""
-
-ASSUMED_S: Final = 1.0
-"""For so long a need for memory that nobody declared, and that was not learned, holds a task though nothing runs."""
 
 YIELD_S: Final = 0.5
 """For so long after an attempt of ours another supervisor that waits may be the one that runs alone: it looks around
@@ -114,7 +107,7 @@ class Starter:
     def _make_way(self) -> Iterator[Held]:
         """Hold every other line while a task that must run alone has waited too long for that."""
         late_ms = self._world.now.wall_ms - PATIENCE_S * 1000
-        heads = (heads[0] for line, heads in self._lines.items() if line.alone)
+        heads = (heads[0] for line, heads in self._lines.items() if line.alone and self._can_ever_fit(line))
         patient = [head for head in heads if head.since_ms < late_ms]
         if not patient:
             return
@@ -123,6 +116,17 @@ class Starter:
             del self._lines[line]
             reason = f"waits for task t{first.task_id}, which must run alone and has waited long for it"
             yield Held(line.run_id, Hold("machine", 1, reason), line)
+
+    def _can_ever_fit(self, line: Line) -> bool:
+        """Whether what a line was declared to need is there once nothing of ours runs."""
+        work, most = self._world.works[line.run_id, line.stage], self._most()
+        return (work.need_memory_bytes or 0) <= most.memory_bytes and (work.need_threads or 0) <= most.threads
+
+    def _most(self) -> Space:
+        """What is free once the attempts of ours have ended that run now."""
+        samples = [attempt.sample for attempt in self._world.running if attempt.sample is not None]
+        held = Space(sum(one.memory_bytes for one in samples), sum(one.threads for one in samples))
+        return self._world.free.space + held
 
     def _turn(self, line: Line) -> tuple[int, float, Line]:
         in_flight = self._in_flight[line.run_id] + self._coming[line.run_id]
@@ -140,7 +144,8 @@ class Starter:
         room = self._room(head)
         busy = self._active + self._coming[head.run_id] >= self._width
         # Where a run waits for a slot of its own, nothing is claimed that would take it first.
-        if busy and self._may_claim_ahead and not self._alone and self._ahead < self._world.ahead.get(work.kind, 0):
+        may = self._may_claim_ahead and not (self._alone or head.tries.suspect)
+        if busy and may and self._ahead < self._world.ahead.get(work.kind, 0):
             return Begin(head, None, self._need(line).space, alone=False)
         obstacle = self._obstacle(line, head, room, busy=busy)
         if obstacle is not None:
@@ -166,7 +171,7 @@ class Starter:
         if busy:
             if self._width < self._policy.width and throttle is not None:
                 running = f"{self._width} of {self._policy.width} slots may run at once"
-                return Hold("slots", 1, f"waits for a slot: {running}, because {throttle.reason}")
+                return Hold("level", 1, f"waits for a slot: {running}, because {throttle.reason}")
             return Hold("slots", 1, f"waits for a slot: all {self._policy.width} run")
         if room in self._world.bad_rooms:
             reason = f"workers do not start in its directory and environment: {self._world.bad_rooms[room]}"
@@ -204,9 +209,7 @@ class Starter:
 
         It can if there will be so much once the attempts of ours have ended that run now.
         """
-        samples = [attempt.sample for attempt in self._world.running if attempt.sample is not None]
-        held = Space(sum(one.memory_bytes for one in samples), sum(one.threads for one in samples))
-        most = self._world.free.space + held - self._reserve
+        most = self._most() - self._reserve
         reachable = wanted.memory_bytes <= most.memory_bytes and wanted.threads <= most.threads
         return wanted if reachable and self._active else NOTHING
 
@@ -229,27 +232,11 @@ class Starter:
         grown = need_of(base, line.resource, free.total)
         if not nobody:
             return Need(grown, given.known or line.resource > 0)
-        least = self._least(line, base)
-        memory_bytes = min(grown.memory_bytes, max(least.memory_bytes, free.space.memory_bytes))
-        threads = min(grown.threads, max(least.threads, free.space.threads))
-        return Need(Space(memory_bytes, threads), given.known or line.resource > 0)
-
-    def _least(self, line: Line, base: Space) -> Space:
-        """What of a need must be free even where nothing runs: what was declared; for a while what was learned, too.
-
-        And for a moment what is merely assumed: on a small machine it would hold everything for ever. What was learned
-        does not do that either: other arguments may take less, and the machine may have been larger then. What fails
-        for want of it is given up after a few attempts.
-        """
         work = self._world.works[line.run_id, line.stage]
+        declared = Space(work.need_memory_bytes or 0, work.need_threads or 0)
         held_s = self._world.now.mono_s - self._world.held_since.get(line, float("inf"))
-        memory_bytes, threads = base.memory_bytes, base.threads
-        assumed = memory_bytes == self._policy.need.memory_bytes
-        if held_s >= (ASSUMED_S if assumed else PATIENCE_S):
-            memory_bytes = work.need_memory_bytes or 0
-        if held_s >= PATIENCE_S:
-            threads = work.need_threads or 0
-        return Space(memory_bytes, threads)
+        least = least_alone(base, assumed=self._policy.need, declared=declared, held_s=held_s)
+        return Need(clamped(grown, least, free.space), given.known or line.resource > 0)
 
     def _make_room(self, line: Line, room: Room) -> Renew | Held:
         """Move an idle slot into the head's room, unless one is on its way or every other is wanted where it is."""

@@ -222,8 +222,8 @@ class Attempts:
         if not ready:
             return False
         if not self._gate.ample:
-            need = self._gate.expected(ready[0].work)
-            if not self._gate.fits(need, self.promised(), len(self._by_slot)):
+            first, held_s = ready[0], now.mono_s - ready[0].since_s
+            if not self._gate.fits_ahead(first.work, first.need, held_s, self.promised(), len(self._by_slot)):
                 return False
         size = self._pace.pack(ready[0].work.kind, len(ready), self.settings.slots)
         if max_tasks:
@@ -283,13 +283,13 @@ class Attempts:
             elif now and attempt.stop is None:
                 self.stop(Stop(attempt.claim, attempt.slot_id, Outcome.LOST, "battd was stopped before it had ended"))
 
-    def _give_back(self, attempt: Attempt) -> None:
-        """Settle an attempt that was claimed and never sent."""
+    def _give_back(self, attempt: Attempt, why: str = "battd was stopped before it had started") -> None:
+        """Settle an attempt that was claimed and of which nothing has happened."""
         self._forget(attempt)
         if attempt.stop is not None:
             ending = Ending(attempt.stop.outcome, attempt.stop.reason)
         else:
-            ending = Ending(Outcome.LOST, "battd was stopped before it had started")
+            ending = Ending(Outcome.LOST, why)
         self._settle(Settling(attempt, ending, None))
 
     def on_exit(self, seen: Exit, now: Now) -> bool:
@@ -312,11 +312,18 @@ class Attempts:
         return not pack
 
     def _requeue(self, attempt: Attempt) -> None:
-        """Nothing of it has happened, and its claim still holds: it takes the next slot."""
+        """Nothing of it has happened, and its claim still holds: it takes the next slot.
+
+        But one for which a slot is chosen with care, as it runs alone or apart or needs more than others, goes back.
+        """
         attempt.serial, attempt.slot_id = 0, None
         self._ahead.appendleft(attempt)
+        tries = attempt.head.tries
+        chosen = attempt.alone or tries.suspect or tries.resource > 0
         if self.draining or attempt.stop is not None:
             self._give_back(attempt)
+        elif chosen:
+            self._give_back(attempt, "its worker went away before it had started")
 
     def _end(self, attempt: Attempt, seen: Exit, now: Now) -> None:
         called_s = seen.called_s or attempt.called_s

@@ -6,6 +6,7 @@ import os
 from dataclasses import asdict
 
 from batt_supervisor import __version__
+from batt_supervisor.api.show import ORDINARY
 from batt_supervisor.config import Settings
 from batt_supervisor.core.headroom import Entry, Holder, Resource
 from batt_supervisor.daemon.snapshot import Snapshot
@@ -54,7 +55,7 @@ def describe(settings: Settings, snapshot: Snapshot, started_ms: int, kill_by: s
             for slot in snapshot.slots
         ),
         headroom=_headroom(snapshot, settings),
-        holds={run_name(run_id): hold.reason for run_id, hold in snapshot.holds.items()},
+        holds={run_name(run_id): hold.reason for run_id, hold in snapshot.holds.items() if hold.short not in ORDINARY},
         store=snapshot.store,
         kill_by=kill_by,
         start_method=settings.start_method,
@@ -78,9 +79,15 @@ def _headroom(snapshot: Snapshot, settings: Settings) -> HeadroomInfo:
         memory_reserve_bytes=snapshot.reserve.memory_bytes,
         threads_reserve=snapshot.reserve.threads,
         level=throttle.level.value,
-        level_reason=throttle.told(),
-        width=min(throttle.at_once, settings.slots),
+        level_reason=throttle.told() or _narrow(snapshot, settings),
+        width=min(throttle.at_once, snapshot.built or settings.slots),
     )
+
+
+def _narrow(snapshot: Snapshot, settings: Settings) -> str:
+    if 0 < snapshot.built < settings.slots:
+        return f"{snapshot.built} of {settings.slots} slots, no room for more yet"
+    return ""
 
 
 def report(settings: Settings, snapshot: Snapshot) -> HeadroomReport:

@@ -17,7 +17,7 @@ import structlog
 from batt_supervisor.clock import Now
 from batt_supervisor.config import Settings
 from batt_supervisor.core import levels
-from batt_supervisor.core.admission import Hold, Need, Start, admit
+from batt_supervisor.core.admission import Hold, Need, Start, admit, clamped, least_alone
 from batt_supervisor.core.headroom import NOBODY, Entry, Others, Reading
 from batt_supervisor.core.levels import Level, Throttle, scaled
 from batt_supervisor.core.model import NOTHING, RESOURCE, Ending, Outcome, Space, Work
@@ -185,6 +185,20 @@ class Gate:
                 self.others = _at_most(self.others)
             yield
 
+    def fits_ahead(self, work: Work, need: Space, held_s: float, promised: Space, active: int) -> bool:
+        """Whether an attempt that was claimed ahead may start now.
+
+        Args:
+            need: What it was expected to take when it was claimed.
+            held_s: How long that is ago: as long as it may have been held.
+        """
+        if not self.ample and active == 0 and self.others.running == 0:
+            assumed = Space(self.settings.need_memory, self.settings.need_threads)
+            declared = Space(work.need_memory_bytes or 0, work.need_threads or 0)
+            least = least_alone(need, assumed=assumed, declared=declared, held_s=held_s)
+            need = clamped(need, least, self.free.space)
+        return self.fits(Need(need, self.expected(work).known), promised, active)
+
     def fits(self, need: Need, promised: Space, active: int, *, widening: bool = False) -> bool:
         """Whether one more attempt may start now, or, `widening`, a slot may be built."""
         if self.ample and not widening:  # where nothing waits all is ample, also where no further slot would fit
@@ -192,11 +206,6 @@ class Gate:
         nobody = active == 0 and self.others.running == 0 and not widening
         if (active >= self.throttle.at_once and not widening) or (self.throttle.held and not nobody):
             return False
-        if nobody and need.space.memory_bytes <= self.settings.need_memory:
-            # What is merely assumed holds nothing up for ever (see `core.start`).
-            need = replace(
-                need, space=replace(need.space, memory_bytes=min(need.space.memory_bytes, self.free.space.memory_bytes))
-            )
         verdict: Start | Hold = admit(
             need,
             free=self.free,
@@ -228,7 +237,7 @@ class Gate:
             oldest_s=min((attempt.since_s for attempt in active), default=float("inf")),
         )
         self._noted_s = now.mono_s
-        if entry != self._entry:
+        if entry != self._entry or self.ledger.trouble:
             self._entry = entry
             self.ledger.note(entry)
 

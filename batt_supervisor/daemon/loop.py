@@ -128,9 +128,10 @@ class Loop:
 
     def reload(self, settings: Settings) -> None:
         """The loop's own thread: go by these settings from the next tick on."""
+        if settings.slots != self._settings.slots:
+            self._built = settings.slots  # else what is missing is `_widen`'s
         self._settings = self._attempts.settings = self._gate.settings = settings
-        self._built = settings.slots
-        self._pool.resize(settings.slots, self._clock.read().mono_s)
+        self._pool.resize(self._built, self._clock.read().mono_s)
         self._attempts.changed = True
 
     # The loop
@@ -173,7 +174,8 @@ class Loop:
         self._attempts.wake_s, self._planned_s = float("inf"), now.mono_s
         self._attempts.look(now)
         self._gate.look(self._runs.works, len(self._attempts.active()), self._pool.refusals(), now)
-        with self._gate.turn(self._attempts.waiting() or self._runs.waiting()):
+        wanted = self._attempts.waiting() or self._runs.waiting() or self._built < self._settings.slots
+        with self._gate.turn(wanted):
             self._widen(now)
             self._attempts.width = min(self._built, self._gate.throttle.at_once)
             for slot in self._pool.slots():
@@ -276,6 +278,8 @@ class Loop:
             case CloseRun(run_id, why):
                 self._runs.close(run_id, why)
             case Held(run_id, hold, line):
+                if self._holds.get(run_id, hold).short == "slots":
+                    self._holds[run_id] = hold  # what is out of the ordinary says more
                 self._holds.setdefault(run_id, hold)
                 if line is not None:
                     self._lines.setdefault(line, hold)
@@ -294,7 +298,9 @@ class Loop:
         self._saving_s = now.mono_s
         rows = self._gate.learned.dirty()
         if rows:
-            self._outbox.write(lambda tx: kinds.save(tx, rows), lambda done, now: None)
+            again = self._gate.learned.store_again
+            names = [row.kind for row in rows]
+            self._outbox.write(lambda tx: kinds.save(tx, rows), lambda done, now: None, lambda error, now: again(names))
 
     def _rest(self) -> None:
         now = self._clock.read()
@@ -337,6 +343,7 @@ class Loop:
             changes=tuple(self._gate.changes),
             changed=self._gate.changed,
             evictions=self._gate.evictions,
+            built=self._built,
             total=self._gate.free.total,
             ledger=self._gate.ledger.where or self._gate.ledger.why,
             draining=self._drain_until_s is not None,

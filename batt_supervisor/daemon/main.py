@@ -79,6 +79,9 @@ class Daemon:
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         recover.end_left_processes(self._store, self._state, self._groups)
         room.make_small()
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: sys.exit(0))  # there is nothing to drain yet
         slots = room.wait(self._headroom, self._ledger, self._settings, self._tell_of_waiting)
         listener = bind(self._settings.socket, self._settings.socket_group)
         self._threads.start("writer", self._store.writer.run)
@@ -229,8 +232,9 @@ class Daemon:
         log.info("drained")
 
 
-FILES: Final = 100
-"""Descriptors that battd has beside those of its slots: the store, sockets of clients, nurseries."""
+FILES: Final = 220
+"""Descriptors that battd has beside those of its slots: the store, clients, nurseries, readings of every enclosing
+control group (some 60 at six levels), the ledger (up to 67)."""
 
 SLOT_FILES: Final = 18
 """Descriptors of one slot: four ends of pipes, three counts of its control group, its worker's exit pipe, pidfd and

@@ -18,7 +18,7 @@ from batt_supervisor.config import Settings
 from batt_supervisor.core.admission import Free
 from batt_supervisor.core.headroom import Entry, Others
 from batt_supervisor.core.levels import scaled
-from batt_supervisor.core.model import Space
+from batt_supervisor.core.model import NOTHING, Space
 from batt_supervisor.headroom.ledger import Ledger
 from batt_supervisor.headroom.machine import Headroom
 
@@ -62,18 +62,20 @@ def wait(headroom: Headroom, ledger: Ledger, settings: Settings, tell: Callable[
     """
     told_s = float("-inf")
     while True:
-        free = headroom.read(time.monotonic()).free()
         with ledger.turn():
+            # In this order: what the others note as taken, and promise no longer, has to show in the reading.
             others = ledger.others()
+            free = headroom.read(time.monotonic()).free()
+            reserve = reserve_of(settings, free, others)
             for slots in range(settings.slots, 0, -1):
                 need = needed(slots, settings.need_threads)
-                if fits(need, free, others, scaled(settings.policy().reserve, free.total)):
+                if fits(need, free, others, reserve):
                     ledger.note(Entry(promised=need, appetite=need))
                     return slots
         now_s = time.monotonic()
         if now_s - told_s >= TELL_S:
             told_s = now_s
-            reason = refusal(need, free, others)
+            reason = refusal(need, free, others, reserve)
             log.warning("no room to start yet", reason=reason)
             tell(reason)
         time.sleep(LOOK_S)
@@ -84,17 +86,23 @@ def needed(slots: int, task_threads: int) -> Space:
     return Space(OWN_MEMORY, OWN_THREADS + SLOT_THREADS * (slots + 1) + task_threads)
 
 
+def reserve_of(settings: Settings, free: Free, others: Others) -> Space:
+    """What stays free. The first supervisor of all may use it; others that wait as it does have taken nothing yet."""
+    started = any(one.entry != Entry() for one in others.holders)
+    return scaled(settings.policy().reserve, free.total) if started else NOTHING
+
+
 def fits(need: Space, free: Free, others: Others, reserve: Space) -> bool:
-    """Whether that is free. The first supervisor of all may use the reserve."""
-    left = free.space - others.promised - (reserve if others.holders else Space(0, 0))
+    """Whether that is free."""
+    left = free.space - others.promised - reserve
     return need.memory_bytes <= left.memory_bytes and need.threads <= left.threads
 
 
-def refusal(need: Space, free: Free, others: Others) -> str:
+def refusal(need: Space, free: Free, others: Others, reserve: Space) -> str:
     """What is waited for, in figures."""
     return (
         f"{need.threads} threads and {need.memory_bytes >> 20} MiB needed; {free.space.threads} threads free "
         f"({free.threads_limit}), {free.space.memory_bytes >> 20} MiB free ({free.memory_limit}); "
         f"{others.promised.threads} threads and {others.promised.memory_bytes >> 20} MiB promised by "
-        f"{len(others.holders)} other supervisors"
+        f"{len(others.holders)} other supervisors, {reserve.threads} and {reserve.memory_bytes >> 20} MiB in reserve"
     )

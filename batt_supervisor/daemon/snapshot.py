@@ -20,6 +20,7 @@ class Snapshot:
 
     Attributes:
         tasks: The task that each slot is at.
+        built: How many slots there is room for, the standby apart.
         promised: What attempts of ours have been promised and have not taken yet.
         promises: The same one by one.
         holds: The first hold of each run.
@@ -39,6 +40,7 @@ class Snapshot:
     changes: tuple[Change, ...] = ()
     changed: int = 0
     evictions: int = 0
+    built: int = 0
     total: Space = NOTHING
     ledger: str = ""
     draining: bool = False

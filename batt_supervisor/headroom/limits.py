@@ -53,8 +53,6 @@ class EachProcess(Reader):
     """What one process may have of memory at most (`ulimit -v`, `ulimit -d`): workers inherit it.
 
     Nothing of it is used by others, so `used` is 0: what a worker has taken before its task comes is its own need.
-    Threads count for it too: each takes up to 72 MiB of address space (8 MiB stack, 64 MiB malloc arena), so that a
-    process under 1 GiB of it has 12 to 20 threads.
     """
 
     def __init__(self) -> None:

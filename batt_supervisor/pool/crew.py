@@ -339,8 +339,8 @@ class Crew:
         return refused or next((why for slot_id, (_, _, why) in self._refused.items()), "")
 
     def worker(self, slot_id: int) -> WorkerId | None:
-        process = self._slots[slot_id].process
-        return process.id if process else None
+        slot = self._slots.get(slot_id)  # it may have gone since it was chosen
+        return slot.process.id if slot and slot.process else None
 
     def send(self, slot_id: int, requests: Sequence[Request]) -> None:
         slot = self._slots.get(slot_id)

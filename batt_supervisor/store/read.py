@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from batt_supervisor.core.lifecycle import State
-from batt_supervisor.core.model import Claim, Head, Limits, LiveAttempt, Room, Work, WorkerId
+from batt_supervisor.core.model import Claim, Head, Limits, LiveAttempt, Room, Tries, Work, WorkerId
 from batt_supervisor.core.needs import Learned
 from batt_supervisor.core.world import Closing
 from batt_supervisor.errors import StoreUnavailable
@@ -229,6 +229,11 @@ class Reader:
             (min(limit, max(1, HEADS_MAX // stages)), run_id),
         )
         return [Head(row[0], run_id, row[1], row[2], tries.of_row(row[5:]), row[3], row[4]) for row in rows]
+
+    def history(self, task_id: int) -> Tries:
+        """What a task has behind it; nothing for one that is not there."""
+        row = self._one(f"SELECT {tries.COLUMNS} FROM tasks t WHERE t.id = ?", (task_id,))
+        return tries.of_row(row) if row else Tries()
 
     def next_due_ms(self) -> int | None:
         """When the first scheduled task may be queued."""

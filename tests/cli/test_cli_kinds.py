@@ -26,7 +26,7 @@ def test_kinds_are_shown(battctl: Battctl, stub: Any) -> None:
     ended = battctl("status", "--kinds")
     assert ended.code == 0
     assert [line.split() for line in ended.out.splitlines()] == [
-        ["KIND", "ATTEMPTS", "MEMORY", "PEAK", "THREADS", "PEAK", "EXPECTED", "BY"],
+        ["KIND", "LEARNED", "FROM", "MEMORY", "PEAK", "THREADS", "PEAK", "EXPECTED", "BY"],
         ["zoo:many", "70", "110.0", "MiB", "100.0", "MiB", "2", "1", "what", "it", "took"],
         ["a\\nb", "1", "128.0", "MiB", "0", "B", "4", "-", "the", "default"],
     ]

@@ -18,6 +18,7 @@ class Script:
     """A client that gives one answer after the other, and a display that notes what it is shown."""
 
     step_s = 1.0
+    live = True
 
     def __init__(self, *answers: RunInfo | Exception) -> None:
         self.answers = list(answers)

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batt_supervisor.clock import Now
-from batt_supervisor.core.admission import Free
+from batt_supervisor.core.admission import PATIENCE_S, Free
 from batt_supervisor.core.limits import Sample
 from batt_supervisor.core.model import Claim, Head, Limits, Outcome, Room, Space, Tries, Work
 from batt_supervisor.core.plan import plan, wake_at
 from batt_supervisor.core.retry import RESOURCE_TRIES
-from batt_supervisor.core.start import PATIENCE_S, TENURE_S
+from batt_supervisor.core.start import TENURE_S
 from batt_supervisor.core.world import (
     Begin,
     CloseRun,

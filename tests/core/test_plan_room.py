@@ -7,15 +7,14 @@ from typing import Any
 
 import pytest
 
-from batt_supervisor.core.admission import Need
+from batt_supervisor.core.admission import PATIENCE_S, Need
 from batt_supervisor.core.headroom import Entry, Holder, Others
 from batt_supervisor.core.levels import Throttle
 from batt_supervisor.core.limits import Sample
 from batt_supervisor.core.model import Outcome, Space, Tries
 from batt_supervisor.core.plan import plan
 from batt_supervisor.core.relief import EVICTIONS_MAX, PAUSE_S
-from batt_supervisor.core.start import PATIENCE_S
-from batt_supervisor.core.world import Begin, Held, Line, Renew, Running, Stop
+from batt_supervisor.core.world import Begin, Held, Line, Renew, Running, SlotPhase, Stop
 from tests.core.test_plan import MIB, NOW, POLICY, begun, free, head, heads, held, of, running, slot, world
 
 SLOTS = [slot(number) for number in range(4)]
@@ -127,6 +126,25 @@ def test_nothing_is_set_aside_for_what_it_would_not_help() -> None:
         held_since={Line(1, 0): NOW.mono_s - 2 * PATIENCE_S},
     )
     assert begun(plan(given, POLICY)) == [2]
+
+
+def test_one_that_must_run_alone_and_never_fits_holds_nobody() -> None:
+    large = head(1, tries=Tries(resource=3), waited_s=2 * PATIENCE_S)
+    given = world({1: [large], 2: heads(2, 1)}, slots=SLOTS, free=free(1500))
+    works = {**given.works, (1, 0): replace(given.works[1, 0], need_memory_bytes=2000 * MIB)}
+    assert begun(plan(replace(given, works=works, needs=needs(run1=2000)), POLICY)) == [2]
+    works[1, 0] = replace(works[1, 0], need_memory_bytes=1000 * MIB)
+    assert begun(plan(replace(given, works=works, needs=needs(run1=1000)), POLICY)) == [1]
+
+
+def test_a_suspect_is_not_claimed_ahead() -> None:
+    given = world(
+        {1: [head(1, tries=Tries(suspect=True))]},
+        slots=[slot(1, phase=SlotPhase.BUSY)],
+        running=[running(1, 1)],
+        ahead={"run1:work": 8},
+    )
+    assert not begun(plan(given, replace(POLICY, width=1)))
 
 
 # What is given up

@@ -322,6 +322,23 @@ def test_a_worker_is_renewed_when_it_has_served_max_tasks(make_rig: Callable[...
     assert rig.states(run)[State.SUCCEEDED] == 10
 
 
+def test_one_that_must_run_alone_goes_again_when_its_worker_was_dead(make_rig: Callable[..., Rig]) -> None:
+    """It takes no place among those that were claimed ahead: it would wait for itself, and all others for it."""
+    rig = make_rig(width=2, need_memory=100 * MiB, reserve_memory=0)
+    run = rig.submit(1, retry_delay_s=0.01)
+    for number in range(3):
+        rig.until("it was sent", lambda want=number: len(rig.pool.sent) == want + 1)  # type: ignore[misc]
+        rig.pool.finish(None, outcome="out_of_memory", value=None, reason="MemoryError")
+        rig.until("it was settled", lambda: not rig.states(run).get(State.RUNNING))
+        rig.clock.advance(400.0)
+    rig.until("it was sent, to run alone", lambda: len(rig.pool.sent) == 4)
+    rig.pool.hand_back()
+    rig.until("it was sent again", lambda: len(rig.pool.sent) == 5)
+    rig.pool.finish()
+    rig.until("it has succeeded", lambda: rig.states(run).get(State.SUCCEEDED) == 1)
+    assert [attempt.outcome for attempt in rig.reader.attempts(1)] == [*["out_of_memory"] * 3, "lost", "ok"]
+
+
 def test_a_task_without_memory_goes_again_with_twice_the_need_and_at_last_alone(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(width=2, need_memory=100 * MiB, reserve_memory=0)
     run = rig.submit(1, retry_delay_s=0.01)
