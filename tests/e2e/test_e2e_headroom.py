@@ -7,14 +7,16 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from conftest import Fence
 from outside import nurseries
 
 from batt_supervisor.core.lifecycle import State
 from batt_supervisor.testing import Daemon, eventually
 from batt_supervisor.wire import HeadroomInfo, RunInfo
+
+if TYPE_CHECKING:
+    from conftest import Fence
 
 Battctl = Callable[..., Any]
 NewBattd = Callable[..., Daemon]

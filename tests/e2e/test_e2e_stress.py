@@ -9,13 +9,15 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import Fence, Notebook
 
 from batt_supervisor.core.lifecycle import State
 from batt_supervisor.testing import Daemon, eventually
+
+if TYPE_CHECKING:
+    from conftest import Fence, Notebook
 
 NewBattd = Callable[..., Daemon]
 Battctl = Callable[..., Any]
