@@ -39,6 +39,9 @@ from batt_supervisor.store import Store, kinds
 REST_S: Final = 0.25
 """Longest the loop sleeps: headroom may come back, and the watchdog wants a sign of life."""
 
+IDLE_S: Final = 0.5
+"""The same while there is nothing to start and nothing runs."""
+
 PUBLISH_S: Final = 0.1
 
 NEAR_S: Final = 0.05
@@ -304,7 +307,8 @@ class Loop:
 
     def _rest(self) -> None:
         now = self._clock.read()
-        until_s = min(self._wake_s, self._attempts.wake_s, now.mono_s + REST_S)
+        waits = self._runs.waiting() or not self._attempts.empty()
+        until_s = min(self._wake_s, self._attempts.wake_s, now.mono_s + (REST_S if waits else IDLE_S))
         if self._runs.next_due_ms is not None:
             until_s = min(until_s, now.mono_s + (self._runs.next_due_ms - now.wall_ms) / 1000)
         descriptors = [self._inbox.wake, *self._pool.descriptors()]
