@@ -8,6 +8,7 @@ import importlib.util
 import os
 import resource
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -79,11 +80,11 @@ class Daemon:
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         recover.end_left_processes(self._store, self._state, self._groups)
         room.make_small()
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: sys.exit(0))  # there is nothing to drain yet
-        slots = room.wait(self._headroom, self._ledger, self._settings, self._tell_of_waiting)
-        listener = bind(self._settings.socket, self._settings.socket_group)
+        try:
+            slots, listener = self._find_room()
+        except BaseException:
+            self._groups.close()  # nothing was started, and no other battd may come here
+            raise
         self._threads.start("writer", self._store.writer.run)
         try:
             recover.write_off(self._store, self._settings.watchdog)
@@ -129,6 +130,14 @@ class Daemon:
         except Exception:
             threads.give_up(f"{traceback.format_exc()}the loop ended by an error")
         self._close(loop, crew, server)
+
+    def _find_room(self) -> tuple[int, socket.socket]:
+        """Wait for room; how many slots there is room for, and the socket that is served from now on."""
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: sys.exit(0))  # there is nothing to drain yet
+        slots = room.wait(self._headroom, self._ledger, self._settings, self._tell_of_waiting)
+        return slots, bind(self._settings.socket, self._settings.socket_group)
 
     def _tell_of_waiting(self, reason: str) -> None:
         self._notifier.send(f"STATUS=waits for room to start: {reason}\nEXTEND_TIMEOUT_USEC=30000000")
