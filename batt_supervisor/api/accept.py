@@ -12,7 +12,7 @@ from batt_supervisor.config import Settings
 from batt_supervisor.core.levels import scaled
 from batt_supervisor.core.model import Limits, Room, Space, Work
 from batt_supervisor.errors import BadInput, NotAllowed, nearest
-from batt_supervisor.store.submit import NewRun, NewStage
+from batt_supervisor.store.values import NewRun, NewStage
 from batt_supervisor.units import format_size
 from batt_supervisor.wire import RunSpec, StageSpec
 

@@ -19,8 +19,8 @@ from batt_supervisor.core.lifecycle import SETTLED, State
 from batt_supervisor.core.world import Closing
 from batt_supervisor.errors import BadInput, BattError, NotFound, Refused, nearest
 from batt_supervisor.sentences import complaint
-from batt_supervisor.store import moves, submit
-from batt_supervisor.store.read import RunRow, TaskRow
+from batt_supervisor.store import values
+from batt_supervisor.store.rows import RunRow, TaskRow
 from batt_supervisor.wire import (
     Changed,
     HeadroomReport,
@@ -123,7 +123,7 @@ def _submit_routes(app: FastAPI, service: Service) -> None:
         if service.draining():
             raise Refused("battd is going down and takes no new runs")
         run = accept.new_run(spec, service.settings(), os.environ, service.total())
-        return _created(await service.write(lambda tx: submit.create_run(tx, run)))
+        return _created(await service.write(lambda tx: tx.create_run(run)))
 
     @app.post("/v1/runs/{run}/tasks")
     async def add_tasks(run: str, chunk: TaskChunk) -> RunCreated:
@@ -134,14 +134,14 @@ def _submit_routes(app: FastAPI, service: Service) -> None:
         for start in range(0, len(tasks), WRITE_ROWS):
             part, offset = tasks[start : start + WRITE_ROWS], chunk.offset + start
             created = await service.write(
-                lambda tx, part=part, offset=offset: submit.add_tasks(tx, row.id, offset, part)  # type: ignore[misc]
+                lambda tx, part=part, offset=offset: tx.add_tasks(row.id, offset, part)  # type: ignore[misc]
             )
         return _created(created)
 
     @app.post("/v1/runs/{run}/seal")
     async def seal_run(run: str) -> RunCreated:
         row = service.run(run)
-        created = await service.write(lambda tx: submit.seal(tx, row.id))
+        created = await service.write(lambda tx: tx.seal(row.id))
         service.run_changed(row.id)
         return _created(created)
 
@@ -152,15 +152,15 @@ def _submit_routes(app: FastAPI, service: Service) -> None:
 
 
 async def _discard(service: Service, row: RunRow) -> None:
-    while not await service.write(lambda tx: submit.discard(tx, row.id)):
+    while not await service.write(lambda tx: tx.discard(row.id)):
         continue
 
 
-def _created(row: submit.RunRow) -> RunCreated:
+def _created(row: values.Created) -> RunCreated:
     return RunCreated(run=run_name(row.id), tasks=row.tasks, sealed=row.sealed, existing=row.existing)
 
 
-def _new_task(task: TaskSpec, index: int, commands: dict[int, bool], limit: int) -> submit.NewTask:
+def _new_task(task: TaskSpec, index: int, commands: dict[int, bool], limit: int) -> values.NewTask:
     try:
         args = dumps(task.args)
     except ValueError as error:
@@ -169,7 +169,7 @@ def _new_task(task: TaskSpec, index: int, commands: dict[int, bool], limit: int)
         raise BadInput(f"task {index}: its arguments are {len(args)} bytes, max_args_bytes is {limit}")
     if commands.get(task.stage) and not isinstance(task.args, dict) and task.args:
         raise BadInput(f'task {index}: a command takes {{"item": TEXT}} or nothing')
-    return submit.NewTask(task.stage, args, task.key)
+    return values.NewTask(task.stage, args, task.key)
 
 
 def _run_routes(app: FastAPI, service: Service) -> None:
@@ -223,7 +223,7 @@ def _run_routes(app: FastAPI, service: Service) -> None:
         if row.sealed_at_ms is None:
             await _discard(service, row)
             return Changed(run=run_name(row.id), tasks=row.task_count)
-        count = await service.write(lambda tx: moves.ask_close(tx, row.id, Closing.CANCEL))
+        count = await service.write(lambda tx: tx.ask_close(row.id, Closing.CANCEL))
         service.run_changed(row.id)
         return Changed(run=run_name(row.id), tasks=count)
 
@@ -234,7 +234,7 @@ def _run_routes(app: FastAPI, service: Service) -> None:
         if state is not None and state not in (State.FAILED, State.CANCELLED):
             raise BadInput(f"state: only failed and cancelled tasks can be retried, not {state} ones")
         total = 0
-        while count := await service.write(lambda tx: moves.retry_some(tx, row.id, None, states)):
+        while count := await service.write(lambda tx: tx.retry_some(row.id, None, states)):
             total += count
         service.run_changed(row.id)
         return Changed(run=run_name(row.id), tasks=total)
@@ -299,7 +299,7 @@ def _task_routes(app: FastAPI, service: Service) -> None:
     @app.post("/v1/tasks/{task}/cancel")
     async def cancel_task(task: str) -> Changed:
         row = service.task(task)
-        state = await service.write(lambda tx: moves.stop_task(tx, row.id))
+        state = await service.write(lambda tx: tx.stop_task(row.id))
         if state is State.STOPPING:
             service.stop_asked(row.id)
         service.run_changed(row.run_id)
@@ -309,7 +309,7 @@ def _task_routes(app: FastAPI, service: Service) -> None:
     async def retry_task(task: str) -> Changed:
         row = service.task(task)
         states = [State.FAILED, State.CANCELLED]
-        count = await service.write(lambda tx: moves.retry_some(tx, row.run_id, row.id, states))
+        count = await service.write(lambda tx: tx.retry_some(row.run_id, row.id, states))
         if not count:
             raise Refused(f"task {task_name(row.id)} is {row.state}: only failed and cancelled tasks can be retried")
         service.run_changed(row.run_id)

@@ -17,9 +17,8 @@ from batt_supervisor.core.model import Space
 from batt_supervisor.core.retry import runs_alone
 from batt_supervisor.core.world import Line
 from batt_supervisor.errors import NotFound, nearest
-from batt_supervisor.store import Store
-from batt_supervisor.store.read import Reader, RunRow, TaskRow
-from batt_supervisor.store.writer import Transaction
+from batt_supervisor.store.protocol import Reads, Store, Writes
+from batt_supervisor.store.rows import RunRow, TaskRow
 from batt_supervisor.wire import HeadroomReport, ServiceInfo
 
 T = TypeVar("T")
@@ -53,17 +52,17 @@ class Service:
     total: Callable[[], Space | None] = lambda: None
     lines: Callable[[], dict[Line, Hold]] = dict
     headroom: Callable[[], HeadroomReport] | None = None
-    _reader: Reader | None = None
+    _reader: Reads | None = None
     _waiters: dict[int, set[asyncio.Event]] = field(default_factory=dict)
     _event_loop: asyncio.AbstractEventLoop | None = None
 
     @property
-    def reader(self) -> Reader:
+    def reader(self) -> Reads:
         if self._reader is None:
             self._reader = self.store.reader()
         return self._reader
 
-    async def write(self, operation: Callable[[Transaction], T]) -> T:
+    async def write(self, operation: Callable[[Writes], T]) -> T:
         """Run an operation in the writer; returns when it is on disk."""
         future: Future[T] = self.store.writer.submit(operation)
         return await asyncio.wrap_future(future)

@@ -12,7 +12,7 @@ from batt_supervisor.core.lifecycle import SETTLED, State, run_state
 from batt_supervisor.core.model import Space
 from batt_supervisor.core.needs import Learned, Needs
 from batt_supervisor.errors import NotFound
-from batt_supervisor.store.read import AttemptRow, RunRow, StageRow, TallyRow, TaskRow
+from batt_supervisor.store.rows import AttemptRow, RunRow, StageRow, TallyRow, TaskRow
 from batt_supervisor.wire import (
     AttemptInfo,
     KindInfo,

@@ -13,7 +13,7 @@ from batt_supervisor.core.model import Claim, Ending, Head, Space, Work
 from batt_supervisor.core.retry import Verdict, judge
 from batt_supervisor.core.world import Running, Stop
 from batt_supervisor.pool.protocol import Request
-from batt_supervisor.store import moves
+from batt_supervisor.store import values
 
 
 @dataclass(slots=True)
@@ -124,7 +124,7 @@ class Settling:
 
     attempt: Attempt
     ending: Ending
-    place: moves.Place | None
+    place: values.Place | None
     retry_at_s: float | None = None
 
     @property

@@ -18,13 +18,14 @@ from batt_supervisor.core.model import NOTHING, Claim, Ending, Outcome, Space, W
 from batt_supervisor.core.world import AskStacks, Begin, Running, SlotView, Stop
 from batt_supervisor.daemon.attempt import Attempt, Settling
 from batt_supervisor.daemon.endings import ending_of
+from batt_supervisor.daemon.faults import Point, no_fault
 from batt_supervisor.daemon.gate import Gate
 from batt_supervisor.daemon.outbox import Outbox
 from batt_supervisor.daemon.pace import Pace
 from batt_supervisor.daemon.runs import OpenRuns
 from batt_supervisor.errors import StoreUnavailable
 from batt_supervisor.pool.protocol import Exit, Pool
-from batt_supervisor.store import moves
+from batt_supervisor.store import values
 
 GATHER_S: Final = 0.003
 """How long claims and ends of short attempts are gathered into one write while slots have work in hand."""
@@ -55,8 +56,11 @@ class Attempts:
         width: How many may run at once.
     """
 
-    def __init__(self, pool: Pool, outbox: Outbox, runs: OpenRuns, settings: Settings, gate: Gate) -> None:
+    def __init__(
+        self, pool: Pool, outbox: Outbox, runs: OpenRuns, settings: Settings, gate: Gate, point: Point = no_fault
+    ) -> None:
         self.settings = settings
+        self._point = point
         self._gate = gate
         self.changed = True
         self.draining = False
@@ -176,9 +180,9 @@ class Attempts:
             self._ends = []
 
     def _write_claims(self, claims: list[Attempt]) -> None:
-        wanted = [moves.Wanted(one.head.task_id, one.head.attempt, self._worker(one)) for one in claims]
+        wanted = [values.Wanted(one.head.task_id, one.head.attempt, self._worker(one)) for one in claims]
 
-        def done(claimed: dict[int, moves.Claimed], now: Now) -> None:
+        def done(claimed: dict[int, values.Claimed], now: Now) -> None:
             self.changed = True  # a slot may have waited for one that was claimed ahead
             for attempt in claims:
                 found = claimed.get(attempt.head.task_id)
@@ -193,7 +197,7 @@ class Attempts:
             for attempt in claims:
                 self._unclaimed(attempt)
 
-        self._outbox.write(lambda tx: moves.claim(tx, wanted), done, failed)
+        self._outbox.write(lambda tx: tx.claim(wanted), done, failed)
 
     def _worker(self, attempt: Attempt) -> WorkerId | None:
         return None if attempt.slot_id is None else self._pool.worker(attempt.slot_id)
@@ -240,6 +244,7 @@ class Attempts:
         for attempt in pack:
             attempt.serial = next(self._serials)
         self._turn(pack[0], now)
+        self._point("send")
         self._pool.send(slot_id, [attempt.request() for attempt in pack])
 
     def _turn(self, attempt: Attempt, now: Now) -> None:
@@ -326,6 +331,7 @@ class Attempts:
             self._give_back(attempt, "its worker went away before it had started")
 
     def _end(self, attempt: Attempt, seen: Exit, now: Now) -> None:
+        self._point("exit")
         called_s = seen.called_s or attempt.called_s
         wall_s = round((seen.ended_s or now.mono_s) - (called_s or attempt.since_s), 6)
         free = self._gate.free
@@ -335,7 +341,7 @@ class Attempts:
         self._gate.ended(attempt, ending, len(self._by_slot) + 1, now)
         if seen.report is None:
             self._drop_result(attempt.claim)
-        place = moves.Place(seen.worker, seen.log_from, seen.log_to) if seen.worker else None
+        place = values.Place(seen.worker, seen.log_from, seen.log_to) if seen.worker else None
         self._settle(Settling(attempt, ending, place))
 
     def _drop_result(self, claim: Claim) -> None:
@@ -371,7 +377,7 @@ class Attempts:
         self._ends.append(settling)
 
     def _write_ends(self, ends: list[Settling]) -> None:
-        written = [moves.Settlement(one.attempt.claim, one.ending, one.verdict, one.place) for one in ends]
+        written = [values.Settlement(one.attempt.claim, one.ending, one.verdict, one.place) for one in ends]
 
         def done(states: dict[Claim, State], now: Now) -> None:
             for settling in ends:
@@ -386,7 +392,7 @@ class Attempts:
                 else:
                     self._unwritable(settling, error)
 
-        self._outbox.write(lambda tx: moves.settle(tx, written), done, failed)
+        self._outbox.write(lambda tx: tx.settle(written), done, failed)
 
     def _unwritable(self, settling: Settling, error: Exception) -> None:
         """The store does not take this end, and never will: the attempt ends with that."""

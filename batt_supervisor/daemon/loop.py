@@ -28,13 +28,14 @@ from batt_supervisor.core.world import (
     World,
 )
 from batt_supervisor.daemon.attempts import Attempts
+from batt_supervisor.daemon.faults import Point, no_fault
 from batt_supervisor.daemon.gate import Gate
 from batt_supervisor.daemon.outbox import Inbox, Outbox
 from batt_supervisor.daemon.room import SLOT_THREADS
 from batt_supervisor.daemon.runs import OpenRuns
 from batt_supervisor.daemon.snapshot import Promise, Snapshot
 from batt_supervisor.pool.protocol import Pool
-from batt_supervisor.store import Store, kinds
+from batt_supervisor.store.protocol import Store
 
 REST_S: Final = 0.25
 """Longest the loop sleeps: headroom may come back, and the watchdog wants a sign of life."""
@@ -68,7 +69,14 @@ class Loop:
     """
 
     def __init__(
-        self, store: Store, pool: Pool, gate: Gate, clock: Clock, settings: Settings, slots: int | None = None
+        self,
+        store: Store,
+        pool: Pool,
+        gate: Gate,
+        clock: Clock,
+        settings: Settings,
+        slots: int | None = None,
+        point: Point = no_fault,
     ) -> None:
         self._settings = settings
         self._built = slots or settings.slots
@@ -78,7 +86,8 @@ class Loop:
         self._inbox = Inbox()
         self._outbox = Outbox(store.writer, self._inbox)
         self._runs = OpenRuns(self._reader, self._outbox)
-        self._attempts = Attempts(pool, self._outbox, self._runs, settings, gate)
+        self._point = point
+        self._attempts = Attempts(pool, self._outbox, self._runs, settings, gate, point)
         self._holds: dict[int, Hold] = {}
         self._lines: dict[Line, Hold] = {}
         self._saving_s = 0.0
@@ -303,7 +312,7 @@ class Loop:
         if rows:
             again = self._gate.learned.store_again
             names = [row.kind for row in rows]
-            self._outbox.write(lambda tx: kinds.save(tx, rows), lambda done, now: None, lambda error, now: again(names))
+            self._outbox.write(lambda tx: tx.save_kinds(rows), lambda done, now: None, lambda error, now: again(names))
 
     def _rest(self) -> None:
         now = self._clock.read()
@@ -325,6 +334,7 @@ class Loop:
         """Whether nothing is left to wait for; past the time allowed, what runs is stopped and goes again later."""
         if self._drain_until_s is None:
             return False
+        self._point("drain")
         now = self._clock.read()
         self._attempts.drain(now=now.mono_s >= self._drain_until_s)
         self._attempts.flush(now)

@@ -14,7 +14,7 @@ import structlog
 
 from batt_supervisor.clock import Now
 from batt_supervisor.errors import StoreUnavailable
-from batt_supervisor.store.writer import Item, Operation, Writer
+from batt_supervisor.store.protocol import Item, Operation, Writer
 
 T = TypeVar("T")
 

@@ -9,11 +9,13 @@ from typing import Final
 import structlog
 
 from batt_supervisor.core.recovery import recover
+from batt_supervisor.daemon.faults import Point, no_fault
 from batt_supervisor.daemon.statedir import StateDir
 from batt_supervisor.pool import kill, proc
 from batt_supervisor.pool.group import Groups
 from batt_supervisor.pool.nursery import TOKEN
-from batt_supervisor.store import Store, moves
+from batt_supervisor.store import values
+from batt_supervisor.store.protocol import Store
 
 log = structlog.get_logger("recovery")
 
@@ -62,7 +64,7 @@ def _holders(state: StateDir) -> list[int]:
     return found
 
 
-def write_off(store: Store, limit_s: float) -> int:
+def write_off(store: Store, limit_s: float, point: Point = no_fault) -> int:
     """Settle every attempt that an earlier battd held, now that none of them is alive; how many.
 
     The writer's thread must be running.
@@ -77,9 +79,10 @@ def write_off(store: Store, limit_s: float) -> int:
     ends = []
     for attempt, stage in live:
         found = recover(attempt, runs[attempt.run_id][stage].work.limits)
-        ends.append(moves.Settlement(attempt.claim, found.ending, found.verdict))
+        ends.append(values.Settlement(attempt.claim, found.ending, found.verdict))
     if ends:
-        store.writer.submit(lambda tx: moves.settle(tx, ends)).result(limit_s)
+        point("recover")
+        store.writer.submit(lambda tx: tx.settle(ends)).result(limit_s)
     if live:
         log.warning("attempts of an earlier battd written off", attempts=len(live))
     return len(live)

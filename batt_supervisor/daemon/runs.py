@@ -14,9 +14,8 @@ from batt_supervisor.core.lifecycle import OPEN, State
 from batt_supervisor.core.model import Head, Work
 from batt_supervisor.core.world import Closing, RunView
 from batt_supervisor.daemon.outbox import Outbox
-from batt_supervisor.store import moves, submit
-from batt_supervisor.store.read import Reader, RunRow, StageRow
-from batt_supervisor.store.writer import Transaction
+from batt_supervisor.store.protocol import Reads, Writes
+from batt_supervisor.store.rows import RunRow, StageRow
 
 WINDOW: Final = 64
 """Queued tasks of a run that are kept in memory, without their arguments."""
@@ -53,7 +52,7 @@ class OpenRun:
     def view(self) -> RunView:
         return RunView(self.row.id, self.row.deadline_at_ms, self.row.closing)
 
-    def refill(self, reader: Reader, taken: Container[int]) -> None:
+    def refill(self, reader: Reads, taken: Container[int]) -> None:
         """Read the front of the queue again, where it has run empty; `taken` are tasks being claimed just now."""
         if not self.dirty or self.row.closing or not self._wants_more():
             return
@@ -68,7 +67,7 @@ class OpenRun:
             return True
         return len(self.stages) > 1 and (self.fresh or not self.more <= {head.stage for head in self.queue})
 
-    def stages_due(self, reader: Reader) -> list[int]:
+    def stages_due(self, reader: Reads) -> list[int]:
         """Stages with waiting tasks whose turn has come."""
         open_counts: dict[int, int] = {}
         waiting: set[int] = set()
@@ -94,7 +93,7 @@ class OpenRuns:
         next_due_ms: When the first scheduled task may be queued.
     """
 
-    def __init__(self, reader: Reader, outbox: Outbox) -> None:
+    def __init__(self, reader: Reads, outbox: Outbox) -> None:
         self._reader, self._outbox = reader, outbox
         self._runs: dict[int, OpenRun] = {}
         self.works: dict[tuple[int, int], Work] = {}
@@ -162,7 +161,7 @@ class OpenRuns:
     def close(self, run_id: int, why: Closing) -> None:
         """Let nothing more of a run start."""
         log.info("run's deadline passed", run=f"r{run_id}")
-        self._outbox.write(lambda tx: moves.ask_close(tx, run_id, why), lambda count, now: self.read(run_id))
+        self._outbox.write(lambda tx: tx.ask_close(run_id, why), lambda count, now: self.read(run_id))
 
     def tidy(self, now: Now, in_flight: Container[int]) -> None:
         """Queue what is due, go on closing and releasing, notice runs that have ended.
@@ -172,10 +171,10 @@ class OpenRuns:
         """
         if self.next_due_ms is not None and now.wall_ms >= self.next_due_ms and not self._promoting:
             self._promoting = True
-            self._outbox.write(moves.promote, self._promoted, self._not_promoted)
+            self._outbox.write(lambda tx: tx.promote(), self._promoted, self._not_promoted)
         if now.wall_ms >= self._next_expiry_ms:
             self._next_expiry_ms = now.wall_ms + SUBMISSION_TTL_MS // 4
-            self._outbox.write(lambda tx: submit.expire_unsealed(tx, SUBMISSION_TTL_MS), self._expired)
+            self._outbox.write(lambda tx: tx.expire_unsealed(SUBMISSION_TTL_MS), self._expired)
         for run in list(self._runs.values()):
             if run.touched and not run.busy:
                 self._tidy_run(run, idle=run.row.id not in in_flight)
@@ -197,19 +196,19 @@ class OpenRuns:
     def _tidy_run(self, run: OpenRun, *, idle: bool) -> None:
         run_id, why = run.row.id, run.row.closing
         if why is not None:
-            self._some(run, lambda tx: moves.close_some(tx, run_id, why))
+            self._some(run, lambda tx: tx.close_some(run_id, why))
             return
         if len(run.stages) > 1:
             run.touched = False
             due = run.stages_due(self._reader)
             if due:
-                self._some(run, lambda tx: moves.release(tx, run_id, due[0]))
+                self._some(run, lambda tx: tx.release(run_id, due[0]))
                 return
         if idle and not run.queue:
             run.touched = False
             self._look_at_end(run)
 
-    def _some(self, run: OpenRun, operation: Callable[[Transaction], int]) -> None:
+    def _some(self, run: OpenRun, operation: Callable[[Writes], int]) -> None:
         """Run a chunked operation; it is repeated until it finds nothing to do."""
         run.busy, run.touched = True, False
 

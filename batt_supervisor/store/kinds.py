@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 from batt_supervisor.core.needs import KINDS_MAX, Learned
-from batt_supervisor.store.writer import Transaction
+from batt_supervisor.store.transaction import Transaction
 
 
 def save(tx: Transaction, learned: Sequence[Learned]) -> None:

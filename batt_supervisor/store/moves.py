@@ -3,57 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Final
 
 from batt_supervisor.core.lifecycle import SETTLED, TRANSITIONS, Event, State, advance
-from batt_supervisor.core.model import Claim, Ending, Outcome, Tries, WorkerId
-from batt_supervisor.core.retry import Verdict
+from batt_supervisor.core.model import Claim, Outcome
 from batt_supervisor.core.world import Closing
 from batt_supervisor.errors import Refused
+from batt_supervisor.store.transaction import Transaction
 from batt_supervisor.store.tries import COLUMNS, of_row
-from batt_supervisor.store.writer import Transaction
+from batt_supervisor.store.values import Claimed, Settlement, Wanted
 
 CHUNK: Final = 2_000
 """Most rows that one operation moves: about 20 ms, so that no other caller waits long for the writer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where an attempt ran, and where its output lies: bytes of the worker's log below logs/."""
-
-    worker: WorkerId
-    log_from: int
-    log_to: int
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """A queued task that an attempt is to take: it has had `attempt` attempts, and `worker` will have the next."""
-
-    task_id: int
-    attempt: int
-    worker: WorkerId | None
-
-
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """What its row says of a task that was claimed: arguments as JSON text, what it has behind it, place in its run."""
-
-    args: str
-    tries: Tries
-    index: int
-
-
-@dataclass(frozen=True, slots=True)
-class Settlement:
-    """The end of an attempt, and what becomes of its task."""
-
-    claim: Claim
-    ending: Ending
-    verdict: Verdict
-    place: Place | None = None
+_CLOSING: Final = {Closing.CANCEL: "cancelled", Closing.DEADLINE: "the run's deadline passed"}
 
 
 # Claims and ends come in batches, each step of a batch being one statement: Python's sqlite3 gives the interpreter lock
@@ -70,18 +37,25 @@ def claim(tx: Transaction, wanted: Sequence[Wanted]) -> dict[int, Claimed]:
     keys = json.dumps([(want.task_id, want.attempt) for want in wanted])
     rows = json.loads(
         tx.db.execute(
-            f"SELECT json_group_array(json_array(t.id, t.run_id, t.stage, t.args, t.idx, {COLUMNS})) "
-            "FROM json_each(?) j "
+            "SELECT json_group_array(json_array(t.id, t.run_id, t.stage, t.args, t.idx, t.attempt, t.event_seq, "
+            f"{COLUMNS})) FROM json_each(?) j "
             "JOIN tasks t ON t.id = j.value ->> 0 AND t.attempt = j.value ->> 1 AND t.state = 'queued'",
             (keys,),
         ).fetchone()[0]
     )
+    running = advance(State.QUEUED, Event.CLAIM)
+    add = tx.journal.add
+    taken = [
+        (row[0], row[5], add(row[0], row[1], row[5] + 1, Event.CLAIM, State.QUEUED, running, prev=row[6]))
+        for row in rows
+    ]
     tx.db.execute(
-        "UPDATE tasks SET state = ?, attempt = tasks.attempt + 1, moved_at_ms = ? FROM json_each(?) j "
+        "UPDATE tasks SET state = ?, attempt = tasks.attempt + 1, moved_at_ms = ?, event_seq = j.value ->> 2 "
+        "FROM json_each(?) j "
         "WHERE tasks.id = j.value ->> 0 AND tasks.attempt = j.value ->> 1 AND tasks.state = ?",
-        (advance(State.QUEUED, Event.CLAIM), tx.now_ms, keys, State.QUEUED),
+        (running, tx.now_ms, json.dumps(taken), State.QUEUED),
     )
-    claimed = {row[0]: Claimed(row[3], of_row(row[5:]), row[4]) for row in rows}
+    claimed = {row[0]: Claimed(row[3], of_row(row[7:]), row[4]) for row in rows}
     attempts = [
         (
             want.task_id,
@@ -98,7 +72,8 @@ def claim(tx: Transaction, wanted: Sequence[Wanted]) -> dict[int, Claimed]:
     )
     for _, run_id, stage, *_ in rows:
         tx.tally(run_id, stage, State.QUEUED, None, -1)
-        tx.tally(run_id, stage, State.RUNNING, None, 1)
+        tx.tally(run_id, stage, running, None, 1)
+    tx.point("claim")
     return claimed
 
 
@@ -112,39 +87,51 @@ def settle(tx: Transaction, settlements: Sequence[Settlement]) -> dict[Claim, St
     keys = json.dumps([(one.claim.task_id, one.claim.attempt) for one in settlements])
     rows = json.loads(
         tx.db.execute(
-            "SELECT json_group_array(json_array(t.id, t.attempt, t.run_id, t.stage, t.state)) FROM json_each(?) j "
+            "SELECT json_group_array(json_array(t.id, t.attempt, t.run_id, t.stage, t.state, t.event_seq)) "
+            "FROM json_each(?) j "
             "JOIN tasks t ON t.id = j.value ->> 0 AND t.attempt = j.value ->> 1 AND t.state IN ('running', 'stopping')",
             (keys,),
         ).fetchone()[0]
     )
-    held = {Claim(row[0], row[1]): (row[2], row[3], State(row[4])) for row in rows}
+    held = {Claim(row[0], row[1]): (row[2], row[3], State(row[4]), row[5]) for row in rows}
     moves: list[tuple[object, ...]] = []
     ends: list[tuple[object, ...]] = []
     results: list[tuple[object, ...]] = []
     states: dict[Claim, State] = {}
+    logs: Counter[str] = Counter()
     for one in settlements:
         if one.claim not in held:
             continue
-        run_id, stage, was = held.pop(one.claim)
+        run_id, stage, was, prev = held.pop(one.claim)
         now_is = states[one.claim] = advance(was, one.verdict.event)
         settled = now_is in SETTLED
         outcome = Outcome.CANCELLED if now_is is State.CANCELLED else one.ending.outcome
         reason = _text("; ".join(part for part in (one.ending.reason, one.verdict.reason) if part))
         due_ms = tx.now_ms + round(one.verdict.delay_s * 1000) if now_is is State.SCHEDULED else None
         tries = one.verdict.tries
+        task_id, attempt = one.claim.task_id, one.claim.attempt
+        seq = tx.journal.add(task_id, run_id, attempt, one.verdict.event, was, now_is, one.ending.outcome, reason, prev)
         moves.append(
             (
-                one.claim.task_id, one.claim.attempt, was, now_is, due_ms,
+                task_id, attempt, was, now_is, due_ms,
                 tries.charged, tries.resource, tries.uncharged, outcome, reason, tx.next_settled() if settled else None,
-                tries.starved, tries.crashes, tries.evicted, tries.suspect,
+                tries.starved, tries.crashes, tries.evicted, tries.suspect, seq,
             )
         )  # fmt: skip
-        ends.append((one.claim.task_id, one.claim.attempt, reason, *_end(one)))
+        ends.append((task_id, attempt, reason, *_end(one)))
+        if one.place is not None and one.place.log_to > one.place.log_from:
+            logs[one.place.worker.log] += 1
         if now_is is State.SUCCEEDED:
-            results.append((one.claim.task_id, one.claim.attempt, one.ending.value, one.ending.value_file))
+            results.append((task_id, attempt, one.ending.value, one.ending.value_file))
         tx.tally(run_id, stage, was, None, -1)
         tx.tally(run_id, stage, now_is, outcome if settled else None, 1)
     _write_settled(tx, moves, ends, results)
+    if logs:
+        tx.db.executemany(
+            "INSERT INTO logs VALUES (?, ?) ON CONFLICT DO UPDATE SET attempts = attempts + excluded.attempts",
+            list(logs.items()),
+        )
+    tx.point("settle")
     return states
 
 
@@ -173,7 +160,7 @@ def _write_settled(
         "UPDATE tasks SET state = j.value ->> 3, moved_at_ms = ?, run_at_ms = j.value ->> 4, charged = j.value ->> 5, "
         "resource = j.value ->> 6, uncharged = j.value ->> 7, outcome = j.value ->> 8, reason = j.value ->> 9, "
         "settled_seq = j.value ->> 10, starved = j.value ->> 11, crashes = j.value ->> 12, evicted = j.value ->> 13, "
-        "suspect = j.value ->> 14 "
+        "suspect = j.value ->> 14, event_seq = j.value ->> 15 "
         "FROM json_each(?) j "
         "WHERE tasks.id = j.value ->> 0 AND tasks.attempt = j.value ->> 1 AND tasks.state = j.value ->> 2",
         (tx.now_ms, json.dumps(moves)),
@@ -213,10 +200,12 @@ def ask_close(tx: Transaction, run_id: int, why: Closing) -> int:
         return 0
     open_tasks = tx.open_tasks(run_id)
     if open_tasks:
-        tx.db.execute(
+        closed = tx.db.execute(
             "UPDATE runs SET closing = ?, deadline_cut = max(deadline_cut, ?) WHERE id = ? AND closing IS NULL",
             (why, why is Closing.DEADLINE, run_id),
-        )
+        ).rowcount
+        if closed:
+            tx.journal.add(None, run_id, None, "closing", reason=_CLOSING[why])
         tx.touched.add(run_id)
     return open_tasks
 
@@ -242,10 +231,12 @@ def stop_task(tx: Transaction, task_id: int) -> State:
     Raises:
         Refused: It has settled.
     """
-    row = tx.db.execute("SELECT run_id, stage, state FROM tasks WHERE id = ?", (task_id,)).fetchone()
+    row = tx.db.execute(
+        "SELECT run_id, stage, state, attempt, event_seq FROM tasks WHERE id = ?", (task_id,)
+    ).fetchone()
     if row is None:
-        raise Refused(f"task t{task_id} is gone: its submission was given up")
-    run_id, stage, state = row
+        raise Refused(f"task t{task_id} is gone: its submission was given up, or its run was removed")
+    run_id, stage, state, attempt, prev = row
     was = State(state)
     if was is State.STOPPING:
         return was
@@ -253,8 +244,10 @@ def stop_task(tx: Transaction, task_id: int) -> State:
         raise Refused(f"task t{task_id} has ended already: {was}")
     if was is State.RUNNING:
         now_is = advance(was, Event.STOP)
+        seq = tx.journal.add(task_id, run_id, attempt, Event.STOP, was, now_is, None, "somebody asked", prev)
         tx.db.execute(
-            "UPDATE tasks SET state = ?, moved_at_ms = ? WHERE id = ? AND state = ?", (now_is, tx.now_ms, task_id, was)
+            "UPDATE tasks SET state = ?, moved_at_ms = ?, event_seq = ? WHERE id = ? AND state = ?",
+            (now_is, tx.now_ms, seq, task_id, was),
         )
         tx.tally(run_id, stage, was, None, -1)
         tx.tally(run_id, stage, now_is, None, 1)
@@ -284,12 +277,14 @@ def retry_some(tx: Transaction, run_id: int, task_id: int | None, states: Iterab
     moved += _bulk(tx, Event.REWAIT, f"{where} AND NOT {first}", values)[0]
     if moved:
         # What the deadline has cut stays cut until it, too, is retried: `deadline_cut` is not taken back.
-        tx.db.execute(
+        opened = tx.db.execute(
             "UPDATE runs SET ended_at_ms = NULL, closing = NULL, "
             "deadline_at_ms = CAST(? + deadline_s * 1000 AS INTEGER) WHERE id = ? "
             "AND (ended_at_ms IS NOT NULL OR closing IS NOT NULL)",
             (tx.now_ms, run_id),
-        )
+        ).rowcount
+        if opened:
+            tx.journal.add(None, run_id, None, "reopened", None, "running", reason="a retry of some of its tasks")
     return moved
 
 
@@ -297,34 +292,36 @@ def _bulk(
     tx: Transaction, event: Event, where: str, values: tuple[object, ...], reason: str | None = None
 ) -> tuple[int, set[int]]:
     """Move up to CHUNK tasks by one event, whatever state of it they are in; (how many, of which runs)."""
-    rows: list[tuple[int, int, int, str, str | None]] = tx.db.execute(
-        f"SELECT id, run_id, stage, state, outcome FROM tasks WHERE {where} LIMIT {CHUNK}", values
+    rows: list[tuple[int, int, int, str, str | None, int, int | None]] = tx.db.execute(
+        f"SELECT id, run_id, stage, state, outcome, attempt, event_seq FROM tasks WHERE {where} LIMIT {CHUNK}", values
     ).fetchall()
-    for task_id, run_id, stage, state, outcome in rows:
+    for task_id, run_id, stage, state, outcome, attempt, prev in rows:
         was = State(state)
         now_is = advance(was, event)
-        _move_one(tx, task_id, was, now_is, reason)
+        cancelled = Outcome.CANCELLED if now_is is State.CANCELLED else None
+        seq = tx.journal.add(task_id, run_id, attempt or None, event, was, now_is, cancelled, reason, prev)
+        _move_one(tx, task_id, was, now_is, reason, seq)
         tx.tally(run_id, stage, was, outcome if was in SETTLED else None, -1)
-        tx.tally(run_id, stage, now_is, Outcome.CANCELLED if now_is is State.CANCELLED else None, 1)
+        tx.tally(run_id, stage, now_is, cancelled, 1)
     return len(rows), {row[1] for row in rows}
 
 
-def _move_one(tx: Transaction, task_id: int, was: State, now_is: State, reason: str | None) -> None:
+def _move_one(tx: Transaction, task_id: int, was: State, now_is: State, reason: str | None, seq: int) -> None:
     if now_is is State.CANCELLED:
         tx.db.execute(
-            "UPDATE tasks SET state = ?, moved_at_ms = ?, run_at_ms = NULL, outcome = ?, reason = ?, settled_seq = ? "
-            "WHERE id = ? AND state = ?",
-            (now_is, tx.now_ms, Outcome.CANCELLED, reason, tx.next_settled(), task_id, was),
+            "UPDATE tasks SET state = ?, moved_at_ms = ?, run_at_ms = NULL, outcome = ?, reason = ?, settled_seq = ?, "
+            "event_seq = ? WHERE id = ? AND state = ?",
+            (now_is, tx.now_ms, Outcome.CANCELLED, reason, tx.next_settled(), seq, task_id, was),
         )
     elif was in SETTLED:
         tx.db.execute(
             "UPDATE tasks SET state = ?, moved_at_ms = ?, outcome = NULL, reason = NULL, settled_seq = NULL, "
-            "charged = 0, resource = 0, uncharged = 0, starved = 0, crashes = 0, evicted = 0, suspect = 0 "
-            "WHERE id = ? AND state = ?",
-            (now_is, tx.now_ms, task_id, was),
+            "charged = 0, resource = 0, uncharged = 0, starved = 0, crashes = 0, evicted = 0, suspect = 0, "
+            "event_seq = ? WHERE id = ? AND state = ?",
+            (now_is, tx.now_ms, seq, task_id, was),
         )
     else:
         tx.db.execute(
-            "UPDATE tasks SET state = ?, moved_at_ms = ?, run_at_ms = NULL WHERE id = ? AND state = ?",
-            (now_is, tx.now_ms, task_id, was),
+            "UPDATE tasks SET state = ?, moved_at_ms = ?, run_at_ms = NULL, event_seq = ? WHERE id = ? AND state = ?",
+            (now_is, tx.now_ms, seq, task_id, was),
         )

@@ -6,7 +6,6 @@ import json
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Final
 
 from batt_supervisor.core.lifecycle import State
@@ -14,92 +13,8 @@ from batt_supervisor.core.model import Claim, Head, Limits, LiveAttempt, Room, T
 from batt_supervisor.core.needs import Learned
 from batt_supervisor.core.world import Closing
 from batt_supervisor.errors import StoreUnavailable
-from batt_supervisor.store import tries
-
-
-@dataclass(frozen=True, slots=True)
-class RunRow:
-    """A run's own row."""
-
-    id: int
-    name: str
-    cwd: str
-    env: dict[str, str]
-    task_count: int
-    created_at_ms: int
-    sealed_at_ms: int | None
-    deadline_at_ms: int | None
-    closing: Closing | None
-    deadline_cut: bool
-    ended_at_ms: int | None
-    python: str = ""
-    seed: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class StageRow:
-    """A stage with the work its tasks share."""
-
-    number: int
-    name: str
-    work: Work
-    after: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class TaskRow:
-    """A task, what its last attempt gave, and its result."""
-
-    id: int
-    run_id: int
-    idx: int
-    stage: int
-    key: str | None
-    args: str
-    state: State
-    attempt: int
-    outcome: str | None
-    reason: str | None
-    settled_seq: int | None
-    wall_s: float | None
-    cpu_s: float | None
-    peak_memory_bytes: int | None
-    error: str | None
-    value: str | None
-    file: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptRow:
-    """One attempt as it is stored."""
-
-    number: int
-    claimed_at_ms: int
-    ended_at_ms: int | None
-    outcome: str | None
-    reason: str | None
-    wall_s: float | None
-    cpu_s: float | None
-    peak_memory_bytes: int | None
-    peak_threads: int | None
-    exit_code: int | None
-    signal: str | None
-    error: str | None
-    worker_pid: int | None
-    log: str | None
-    log_from: int | None
-    log_to: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class TallyRow:
-    """How many tasks of a stage stand in a state with an outcome ('' while there is none)."""
-
-    stage: int
-    state: State
-    outcome: str
-    count: int
-
+from batt_supervisor.store import events, tries
+from batt_supervisor.store.rows import AttemptRow, EventRow, RunRow, Span, StageRow, TallyRow, TaskRow
 
 INT_MAX: Final = 2**63 - 1
 
@@ -108,8 +23,9 @@ HEADS_MAX: Final = 2048
 
 _RUN: Final = (
     "SELECT id, name, cwd, env, task_count, created_at_ms, sealed_at_ms, deadline_at_ms, closing, deadline_cut, "
-    "ended_at_ms, python, seed FROM runs "
+    "ended_at_ms, python, seed FROM runs WHERE NOT going "
 )
+"""A run that is being removed is seen by nobody."""
 
 _TASK: Final = (
     "SELECT t.id, t.run_id, t.idx, t.stage, t.task_key, t.args, t.state, t.attempt, t.outcome, t.reason, "
@@ -147,17 +63,20 @@ class Reader:
     # Runs
 
     def run(self, run_id: int) -> RunRow | None:
-        row = self._one(_RUN + "WHERE id = ?", (run_id,))
+        row = self._one(_RUN + "AND id = ?", (run_id,))
         return _run(row) if row else None
 
     def run_named(self, name: str) -> RunRow | None:
         """The latest run of that name."""
-        row = self._one(_RUN + "WHERE name = ? ORDER BY id DESC LIMIT 1", (name,))
+        row = self._one(_RUN + "AND name = ? ORDER BY id DESC LIMIT 1", (name,))
         return _run(row) if row else None
 
     def run_names(self, limit: int) -> list[str]:
         """Names of the latest runs, for suggestions."""
-        return [row[0] for row in self._all("SELECT DISTINCT name FROM runs ORDER BY id DESC LIMIT ?", (limit,))]
+        return [
+            row[0]
+            for row in self._all("SELECT DISTINCT name FROM runs WHERE NOT going ORDER BY id DESC LIMIT ?", (limit,))
+        ]
 
     def runs(self, limit: int) -> list[RunRow]:
         """The latest runs, newest first."""
@@ -165,7 +84,7 @@ class Reader:
 
     def open_runs(self) -> list[RunRow]:
         """Sealed runs that have not ended, oldest first."""
-        return [_run(r) for r in self._all(_RUN + "WHERE ended_at_ms IS NULL AND sealed_at_ms IS NOT NULL ORDER BY id")]
+        return [_run(r) for r in self._all(_RUN + "AND ended_at_ms IS NULL AND sealed_at_ms IS NOT NULL ORDER BY id")]
 
     def stages(self, run: RunRow) -> list[StageRow]:
         room = Room(run.cwd, tuple(sorted(run.env.items())), run.python)
@@ -205,7 +124,8 @@ class Reader:
         """Tallies over all runs that have been sealed."""
         rows = self._all(
             "SELECT 0, state, outcome, sum(count) FROM tallies WHERE run_id IN "
-            "(SELECT id FROM runs WHERE sealed_at_ms IS NOT NULL) GROUP BY state, outcome HAVING sum(count)"
+            "(SELECT id FROM runs WHERE sealed_at_ms IS NOT NULL AND NOT going) "
+            "GROUP BY state, outcome HAVING sum(count)"
         )
         return [TallyRow(row[0], State(row[1]), row[2], row[3]) for row in rows]
 
@@ -267,7 +187,7 @@ class Reader:
     # Tasks
 
     def task(self, task_id: int) -> TaskRow | None:
-        row = self._one(_TASK + "WHERE t.id = ?", (task_id,))
+        row = self._one(_TASK + "JOIN runs u ON u.id = t.run_id WHERE t.id = ? AND NOT u.going", (task_id,))
         return _task(row) if row else None
 
     def tasks(self, run_id: int, *, state: State | None, by_settling: bool, after: int, limit: int) -> list[TaskRow]:
@@ -298,6 +218,23 @@ class Reader:
     def result_files(self) -> set[str]:
         """Names of all files below results/ that a row knows."""
         return {row[0] for row in self._all("SELECT file FROM results WHERE file IS NOT NULL")}
+
+    # The event log
+
+    def events(self, after: int, limit: int, run_id: int | None = None) -> list[EventRow]:
+        """Events with a greater number than `after`, in order; of one run only, where it is named."""
+        with _told():
+            return events.page(self._db, after, limit, run_id)
+
+    def events_kept(self) -> Span:
+        """The numbers of the first event that is still kept and of the last that was written."""
+        with _told():
+            return events.span(self._db)
+
+    def story(self, task_id: int) -> list[EventRow]:
+        """A task's events, oldest first; those that retention has removed are not in it."""
+        with _told():
+            return events.story(self._db, task_id)
 
 
 def _run(row: tuple[Any, ...]) -> RunRow:

@@ -4,69 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from batt_supervisor.core.lifecycle import State
-from batt_supervisor.core.model import Work
 from batt_supervisor.core.world import Closing
 from batt_supervisor.errors import Refused
-from batt_supervisor.store.writer import Transaction
+from batt_supervisor.store.transaction import Transaction
+from batt_supervisor.store.values import Created, NewRun, NewTask
 
 DISCARD_ROWS: Final = 10_000
 """Most tasks that one operation removes: some 25 ms."""
 
 
-@dataclass(frozen=True, slots=True)
-class NewStage:
-    """A stage of a run to be created; `after` holds the numbers of earlier stages."""
-
-    name: str
-    work: Work
-    after: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class NewRun:
-    """A run to be created."""
-
-    name: str
-    key: str | None
-    cwd: str
-    env: dict[str, str]
-    deadline_s: float | None
-    stages: tuple[NewStage, ...]
-    python: str = ""
-    seed: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class NewTask:
-    """A task to be created; `args` is JSON text."""
-
-    stage: int
-    args: str
-    key: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RunRow:
-    """A run just written, or found under its key."""
-
-    id: int
-    tasks: int
-    sealed: bool
-    existing: bool
-
-
-def create_run(tx: Transaction, run: NewRun) -> RunRow:
+def create_run(tx: Transaction, run: NewRun) -> Created:
     """Write an unsealed run, or find the one that this key made before."""
-    if run.key is not None:
-        found = tx.db.execute(
-            "SELECT id, task_count, sealed_at_ms IS NOT NULL FROM runs WHERE submit_key = ?", (run.key,)
-        ).fetchone()
-        if found:
-            return RunRow(found[0], found[1], bool(found[2]), existing=True)
+    found = _existing(tx, run)
+    if found is not None:
+        return found
     run_id = tx.db.execute(
         "INSERT INTO runs (name, submit_key, cwd, env, created_at_ms, deadline_s, python, seed) "
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -78,17 +32,64 @@ def create_run(tx: Transaction, run: NewRun) -> RunRow:
         tx.db.execute(
             "INSERT INTO stages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                run_id, number, stage.name, work.function, json.dumps(work.command) if work.command else None,
+                run_id, number, stage.name, work.function, _command(work.command),
                 work.shell, limits.timeout_s, limits.soft_timeout_s, limits.max_attempts, limits.retry_delay_s,
                 json.dumps(stage.after), limits.cpu_limit_s, limits.stall_timeout_s, limits.memory_limit_bytes,
                 limits.thread_limit, limits.output_limit_bytes, work.allow_children, work.need_memory_bytes,
                 work.need_threads, work.name,
             ),
         )  # fmt: skip
-    return RunRow(run_id, 0, sealed=False, existing=False)
+    tx.journal.add(None, run_id, None, "created", None, "receiving", reason=run.name)
+    tx.point("submit")
+    return Created(run_id, 0, sealed=False, existing=False)
 
 
-def add_tasks(tx: Transaction, run_id: int, offset: int, tasks: Sequence[NewTask]) -> RunRow:
+def _existing(tx: Transaction, run: NewRun) -> Created | None:
+    """The run that this submission's key, or its name where that is to be unique, has made before.
+
+    Raises:
+        Refused: That one was submitted otherwise, so it is not this submission that was repeated.
+    """
+    where, value, called = "submit_key = ?", run.key, "key"
+    if run.key is None:
+        if not run.unique_name:
+            return None
+        where, value, called = "name = ? AND NOT going", run.name, "name"
+    row = tx.db.execute(
+        "SELECT id, task_count, sealed_at_ms IS NOT NULL, name, cwd, env, python, seed, deadline_s FROM runs "
+        f"WHERE {where} ORDER BY id DESC LIMIT 1",
+        (value,),
+    ).fetchone()
+    if row is None:
+        return None
+    run_id, tasks, sealed, name, cwd, env, python, seed, deadline_s = row
+    stages = tx.db.execute("SELECT name, function, command FROM stages WHERE run_id = ? ORDER BY number", (run_id,))
+    compared = {
+        "name": (name, run.name),
+        "cwd": (cwd, run.cwd),
+        "env": (json.loads(env), dict(run.env)),
+        "python": (python, run.python),
+        "seed": (seed, run.seed),
+        "deadline": (deadline_s, run.deadline_s),
+        "function or command": (
+            stages.fetchall(),
+            [(stage.name, stage.work.function, _command(stage.work.command)) for stage in run.stages],
+        ),
+    }
+    for what, (theirs, ours) in compared.items():
+        if theirs != ours:
+            raise Refused(
+                f"the {called} {value!r} belongs to run r{run_id}, which was submitted with another {what}; "
+                f"choose another {called}"
+            )
+    return Created(run_id, tasks, bool(sealed), existing=True)
+
+
+def _command(words: tuple[str, ...]) -> str | None:
+    return json.dumps(words) if words else None
+
+
+def add_tasks(tx: Transaction, run_id: int, offset: int, tasks: Sequence[NewTask]) -> Created:
     """Write tasks at their places in an unsealed run; those that are there already stay as they are.
 
     Raises:
@@ -105,20 +106,27 @@ def add_tasks(tx: Transaction, run_id: int, offset: int, tasks: Sequence[NewTask
     for task in fresh:
         if task.stage not in waits:
             raise Refused(f"a task names stage {task.stage}: run r{run_id} has stages 0 to {len(waits) - 1}")
+    if not fresh:
+        return Created(run_id, count, sealed=False, existing=False)
+    # Ids of a table with AUTOINCREMENT follow on each other, for there is one writer.
+    last_id = tx.db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'tasks'").fetchone()
+    seq = tx.journal.created(run_id, (last_id[0] if last_id else 0) + 1, [waits[task.stage] for task in fresh])
     tx.db.executemany(
-        "INSERT INTO tasks (run_id, idx, stage, task_key, args, state, moved_at_ms) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO tasks (run_id, idx, stage, task_key, args, state, moved_at_ms, event_seq) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         [
-            (run_id, count + place, task.stage, task.key, task.args, waits[task.stage], tx.now_ms)
+            (run_id, count + place, task.stage, task.key, task.args, waits[task.stage], tx.now_ms, seq + place)
             for place, task in enumerate(fresh)
         ],
     )
     tx.db.execute("UPDATE runs SET task_count = ? WHERE id = ?", (count + len(fresh), run_id))
     for stage, state in waits.items():
         tx.tally(run_id, stage, state, None, sum(task.stage == stage for task in fresh))
-    return RunRow(run_id, count + len(fresh), sealed=False, existing=False)
+    tx.point("submit")
+    return Created(run_id, count + len(fresh), sealed=False, existing=False)
 
 
-def seal(tx: Transaction, run_id: int) -> RunRow:
+def seal(tx: Transaction, run_id: int) -> Created:
     """End a submission: from now on its tasks may start. Sealing a sealed run changes nothing."""
     row = tx.db.execute(
         "SELECT task_count, sealed_at_ms IS NOT NULL, deadline_s FROM runs WHERE id = ?", (run_id,)
@@ -127,13 +135,15 @@ def seal(tx: Transaction, run_id: int) -> RunRow:
         raise Refused(f"run r{run_id} is gone: its submission was given up")
     tasks, sealed, deadline_s = row
     if sealed:
-        return RunRow(run_id, tasks, sealed=True, existing=True)
+        return Created(run_id, tasks, sealed=True, existing=True)
     deadline_at_ms = None if deadline_s is None else tx.now_ms + round(deadline_s * 1000)
     tx.db.execute(
         "UPDATE runs SET sealed_at_ms = ?, deadline_at_ms = ? WHERE id = ?", (tx.now_ms, deadline_at_ms, run_id)
     )
+    tx.journal.add(None, run_id, None, "sealed", "receiving", "running")
+    tx.point("submit")
     tx.touched.add(run_id)  # one without open tasks has ended with that
-    return RunRow(run_id, tasks, sealed=True, existing=False)
+    return Created(run_id, tasks, sealed=True, existing=False)
 
 
 def discard(tx: Transaction, run_id: int) -> bool:
@@ -156,6 +166,7 @@ def discard(tx: Transaction, run_id: int) -> bool:
     if tasks == DISCARD_ROWS:
         return False
     tx.db.execute("DELETE FROM runs WHERE id = ?", (run_id,))
+    tx.journal.add(None, run_id, None, "discarded", "receiving", reason="its submission was given up")
     tx.forget(run_id)
     return True
 

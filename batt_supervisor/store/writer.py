@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import Final, TypeVar
 
-from batt_supervisor.core.lifecycle import OPEN, State
 from batt_supervisor.errors import StoreUnavailable
+from batt_supervisor.store.operations import Operations
+from batt_supervisor.store.protocol import Item, Operation
 
 T = TypeVar("T")
 
@@ -20,87 +20,11 @@ GROUP_S: Final = 0.05
 
 GROUP_MAX: Final = 512
 
-TallyKey = tuple[int, int, State, str]
+_COMMITTED: Final = {"submit": "submitted", "claim": "claimed", "settle": "settled"}
 
 
-class Transaction:
-    """What an operation works with: the connection, and the tallies it changes.
-
-    Attributes:
-        db: The writer's connection, inside a transaction.
-        now_ms: Wall time of the transaction.
-        touched: Runs whose tasks or own row the transaction changed.
-    """
-
-    def __init__(self, db: sqlite3.Connection, now_ms: int) -> None:
-        self.db = db
-        self.now_ms = now_ms
-        self.touched: set[int] = set()
-        self._tallies: Counter[TallyKey] = Counter()
-        self._settled_seq: int | None = None
-
-    def next_settled(self) -> int:
-        """The next number in the order in which tasks settle."""
-        if self._settled_seq is None:
-            self._settled_seq = self.db.execute("SELECT settled_seq FROM counters").fetchone()[0]
-        self._settled_seq += 1
-        return self._settled_seq
-
-    def tally(self, run_id: int, stage: int, state: State, outcome: str | None, count: int) -> None:
-        """Count tasks into (or, negative, out of) a state."""
-        self._tallies[run_id, stage, state, outcome or ""] += count
-        self.touched.add(run_id)
-
-    def snapshot(self) -> tuple[Counter[TallyKey], set[int]]:
-        """What `restore` needs to forget an operation that failed. A settled number it drew stays drawn."""
-        return self._tallies.copy(), set(self.touched)
-
-    def restore(self, kept: tuple[Counter[TallyKey], set[int]]) -> None:
-        self._tallies, self.touched = kept
-
-    def forget(self, run_id: int) -> None:
-        """A run's rows are gone, and so is what was to be counted of it."""
-        for key in [key for key in self._tallies if key[0] == run_id]:
-            del self._tallies[key]
-
-    def open_tasks(self, run_id: int) -> int:
-        """How many tasks of a run have not settled, with all that this transaction has moved."""
-        self._write_tallies()
-        count: int = self.db.execute(_OPEN_LEFT, (run_id,)).fetchone()[0]
-        return count
-
-    def close(self) -> None:
-        """Write the tallies, and mark runs whose last task has settled."""
-        if self._settled_seq is not None:
-            self.db.execute("UPDATE counters SET settled_seq = ?", (self._settled_seq,))
-        for run_id in self.touched:
-            if not self.open_tasks(run_id):
-                self.db.execute(
-                    "UPDATE runs SET ended_at_ms = ? WHERE id = ? AND ended_at_ms IS NULL AND sealed_at_ms IS NOT NULL",
-                    (self.now_ms, run_id),
-                )
-
-    def _write_tallies(self) -> None:
-        changed = [(*key, count) for key, count in self._tallies.items() if count]
-        self._tallies.clear()
-        if changed:
-            self.db.executemany(
-                "INSERT INTO tallies (run_id, stage, state, outcome, count) VALUES (?, ?, ?, ?, ?) "
-                "ON CONFLICT DO UPDATE SET count = count + excluded.count",
-                changed,
-            )
-
-
-_OPEN_LEFT: Final = (
-    "SELECT coalesce(sum(count), 0) FROM tallies WHERE run_id = ? AND state IN ("
-    + ", ".join(f"'{state}'" for state in sorted(OPEN))
-    + ")"
-)
-
-Operation = Callable[[Transaction], T]
-
-
-Item = tuple[Operation[object], Future[object]]
+def _nothing(point: str) -> None:
+    """Nobody asked to be told of points."""
 
 
 class Writer:
@@ -108,6 +32,8 @@ class Writer:
 
     Attributes:
         on_commit: Called in the writer's thread after each commit with the runs it touched.
+        on_point: Called in the writer's thread where an operation has written its rows ("submit", "claim", "settle"),
+            and again when they are committed and nobody has been told yet ("submitted", "claimed", "settled").
         beat_s: Monotonic time of its last round; a watchdog reads it.
     """
 
@@ -115,6 +41,7 @@ class Writer:
         self._db = db
         self._queue: SimpleQueue[list[Item] | None] = SimpleQueue()
         self.on_commit = on_commit
+        self.on_point: Callable[[str], None] = _nothing
         self.beat_s = time.monotonic()
         self._ended = False
 
@@ -124,7 +51,7 @@ class Writer:
         The future raises what the operation raised (nothing of it is kept then), or StoreUnavailable.
         """
         future: Future[T] = Future()
-        self.submit_all([(operation, future)])  # type: ignore[list-item]
+        self.submit_all([(operation, future)])
         return future
 
     def submit_all(self, items: list[Item]) -> None:
@@ -173,7 +100,7 @@ class Writer:
         pending: list[Future[object]] = []
         try:
             self._db.execute("BEGIN IMMEDIATE")
-            transaction = Transaction(self._db, time.time_ns() // 1_000_000)
+            transaction = Operations(self._db, time.time_ns() // 1_000_000, self.on_point)
             until = time.monotonic() + GROUP_S
             items: list[Item] | None = first
             while items is not None:
@@ -198,6 +125,8 @@ class Writer:
             for future in begun:
                 future.set_exception(StoreUnavailable(f"the store cannot write: {error}"))
             return stopping
+        for point in transaction.passed:
+            self.on_point(_COMMITTED[point])
         # Told first, so that a caller that goes on at once already finds it done.
         self.on_commit(transaction.touched)
         for future, value, refusal in answers:
@@ -207,9 +136,9 @@ class Writer:
                 future.set_exception(refusal)
         return stopping
 
-    def _one(self, transaction: Transaction, operation: Operation[object]) -> tuple[object, Exception | None]:
+    def _one(self, transaction: Operations, operation: Operation[object]) -> tuple[object, Exception | None]:
         """Run one operation; an error of its own, whatever it is, undoes only its own work and is its caller's."""
-        kept = transaction.snapshot()
+        mark = transaction.mark()
         self._db.execute("SAVEPOINT one")
         value, refusal = None, None
         try:
@@ -218,7 +147,7 @@ class Writer:
             if not self._db.in_transaction:
                 raise  # it has ended the whole transaction (disk full), and every caller of it is told so
             self._db.execute("ROLLBACK TO one")
-            transaction.restore(kept)
+            transaction.restore(mark)
             is_sql = isinstance(error, sqlite3.Error)
             refusal = StoreUnavailable(f"the store cannot write: {error}") if is_sql else error
         self._db.execute("RELEASE one")

@@ -14,7 +14,7 @@ from batt_supervisor.config import Settings
 from batt_supervisor.core.model import Space
 from batt_supervisor.core.needs import Learned
 from batt_supervisor.store import Store, kinds
-from batt_supervisor.store.writer import Transaction
+from batt_supervisor.store.operations import Operations
 
 Ask = Callable[..., tuple[int, Any]]
 MIB = 2**20
@@ -31,7 +31,7 @@ def ask(tmp_path: Path) -> Iterator[Ask]:
     store = Store(tmp_path / "queue.db")
     for at_ms, learned in enumerate(LEARNED):
         store._db.execute("BEGIN IMMEDIATE")
-        kinds.save(Transaction(store._db, at_ms), [learned])
+        kinds.save(Operations(store._db, at_ms), [learned])
         store._db.execute("COMMIT")
     settings = Settings(state_dir=tmp_path, socket=tmp_path / "s")
     service = Service(

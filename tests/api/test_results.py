@@ -15,8 +15,8 @@ from batt_supervisor.config import Settings
 from batt_supervisor.core.lifecycle import Event
 from batt_supervisor.core.model import Claim, Ending, Limits, Outcome, Room, Tries, Work
 from batt_supervisor.core.retry import Verdict
-from batt_supervisor.store import Store, moves, submit
-from batt_supervisor.store.writer import Transaction
+from batt_supervisor.store import Store, values
+from batt_supervisor.store.operations import Operations
 
 Get = Callable[[str], tuple[int, Any]]
 
@@ -29,18 +29,18 @@ def get(tmp_path: Path) -> Iterator[Get]:
     store = Store(tmp_path / "queue.db")
     work = Work(Room("/"), Limits(1.0), function="m:f")
 
-    def write(tx: Transaction) -> None:
-        run_id = submit.create_run(tx, submit.NewRun("r", None, "/", {}, None, (submit.NewStage("s", work),))).id
-        submit.add_tasks(tx, run_id, 0, [submit.NewTask(0, f"[{number}]") for number in range(len(VALUES) + 1)])
-        submit.seal(tx, run_id)
+    def write(tx: Operations) -> None:
+        run_id = tx.create_run(values.NewRun("r", None, "/", {}, None, (values.NewStage("s", work),))).id
+        tx.add_tasks(run_id, 0, [values.NewTask(0, f"[{number}]") for number in range(len(VALUES) + 1)])
+        tx.seal(run_id)
         endings = [*(Ending(Outcome.OK, value=value) for value in VALUES), Ending(Outcome.OK, value_file="5-1.json")]
         for task_id, ending in enumerate(endings, 1):
-            moves.claim(tx, [moves.Wanted(task_id, 0, None)])
+            tx.claim([values.Wanted(task_id, 0, None)])
             verdict = Verdict(Event.SUCCEED, Tries())
-            moves.settle(tx, [moves.Settlement(Claim(task_id, 1), ending, verdict)])
+            tx.settle([values.Settlement(Claim(task_id, 1), ending, verdict)])
 
     store._db.execute("BEGIN IMMEDIATE")
-    transaction = Transaction(store._db, 1)
+    transaction = Operations(store._db, 1)
     write(transaction)
     transaction.close()
     store._db.execute("COMMIT")

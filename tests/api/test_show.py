@@ -11,7 +11,7 @@ from batt_supervisor.api.answer import Stored
 from batt_supervisor.core.lifecycle import State
 from batt_supervisor.core.model import Limits, Room, Work
 from batt_supervisor.errors import NotFound
-from batt_supervisor.store.read import StageRow, TallyRow, TaskRow
+from batt_supervisor.store.rows import StageRow, TallyRow, TaskRow
 
 STAGE = StageRow(0, "s0", Work(Room("/"), Limits(1.0), function="zoo:f"), ())
 

@@ -18,7 +18,7 @@ from batt_supervisor.core.needs import Needs
 from batt_supervisor.daemon.gate import Gate
 from batt_supervisor.daemon.loop import Loop
 from batt_supervisor.headroom.ledger import Ledger
-from batt_supervisor.store import Store, moves, submit
+from batt_supervisor.store import Store, values
 from batt_supervisor.store.read import Reader
 from batt_supervisor.testing import FakePool, FixedHeadroom, ManualClock, eventually
 
@@ -48,11 +48,11 @@ class Rig:
 
     def submit(self, tasks: int, *, room: Room = ROOM, timeout_s: float = 60.0, **limits: Any) -> int:
         work = Work(room, Limits(timeout_s, **limits), function="zoo.calm:echo")
-        new = submit.NewRun("run", None, room.cwd, dict(room.env), None, (submit.NewStage("only", work),))
-        run_id: int = self.do(lambda tx: submit.create_run(tx, new)).id
-        rows = [submit.NewTask(0, f"[{number}]") for number in range(tasks)]
-        self.do(lambda tx: submit.add_tasks(tx, run_id, 0, rows))
-        self.do(lambda tx: submit.seal(tx, run_id))
+        new = values.NewRun("run", None, room.cwd, dict(room.env), None, (values.NewStage("only", work),))
+        run_id: int = self.do(lambda tx: tx.create_run(new)).id
+        rows = [values.NewTask(0, f"[{number}]") for number in range(tasks)]
+        self.do(lambda tx: tx.add_tasks(run_id, 0, rows))
+        self.do(lambda tx: tx.seal(run_id))
         self.loop.run_changed(run_id)
         return run_id
 
@@ -246,7 +246,7 @@ def test_a_cancelled_attempt_in_a_pack_is_ended_when_its_turn_comes_at_the_lates
     run = rig.submit(200, timeout_s=5.0)
     first, second, *_ = packed(rig, run)
     task = next(request.body["task"] for _, request in rig.pool.sent if request.serial == second)
-    rig.do(lambda tx: moves.stop_task(tx, task))
+    rig.do(lambda tx: tx.stop_task(task))
     rig.loop.stop_asked(task)
     rig.rest()
     rig.pool.finish(first)

@@ -1,5 +1,6 @@
 """A real store on disk, and short words for what the daemon does to it."""
 
+import itertools
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,9 +13,10 @@ import pytest
 from batt_supervisor.core.lifecycle import SETTLED, State
 from batt_supervisor.core.model import Claim, Ending, Limits, Outcome, Room, Tries, Work
 from batt_supervisor.core.retry import Verdict, judge
-from batt_supervisor.store import Store, moves, submit
+from batt_supervisor.store import Store, values
+from batt_supervisor.store.operations import Operations
 from batt_supervisor.store.read import Reader
-from batt_supervisor.store.writer import Transaction
+from batt_supervisor.store.rows import EventRow
 
 T = TypeVar("T")
 
@@ -45,11 +47,11 @@ class Desk:
         self.db: sqlite3.Connection = self.store._db
         self.now_ms = 1_700_000_000_000
 
-    def group(self, *operations: Callable[[Transaction], Any]) -> list[Any]:
+    def group(self, *operations: Callable[[Operations], Any]) -> list[Any]:
         """What the writer does with operations that came together: one transaction."""
         self.db.execute("BEGIN IMMEDIATE")
         try:
-            tx = Transaction(self.db, self.now_ms)
+            tx = Operations(self.db, self.now_ms)
             answers = [operation(tx) for operation in operations]
             tx.close()
         except BaseException:
@@ -58,7 +60,7 @@ class Desk:
         self.db.execute("COMMIT")
         return answers
 
-    def do(self, operation: Callable[[Transaction], T]) -> T:
+    def do(self, operation: Callable[[Operations], T]) -> T:
         answer: T = self.group(operation)[0]
         return answer
 
@@ -68,45 +70,43 @@ class Desk:
     def new(name: str = "run", *, key: str | None = None, stages: int = 1, deadline_s: float | None = None) -> Any:
         """A run; each stage waits for the one before."""
         work = Work(Room("/"), LIMITS, function="zoo:work")
-        made = tuple(submit.NewStage(f"s{n}", work, (n - 1,) if n else ()) for n in range(stages))
-        return submit.NewRun(name, key, "/", {}, deadline_s, made)
+        made = tuple(values.NewStage(f"s{n}", work, (n - 1,) if n else ()) for n in range(stages))
+        return values.NewRun(name, key, "/", {}, deadline_s, made)
 
     @staticmethod
-    def chunk(number: int, stage: int = 0) -> list[submit.NewTask]:
-        return [submit.NewTask(stage, f"[{n}]", None) for n in range(number)]
+    def chunk(number: int, stage: int = 0) -> list[values.NewTask]:
+        return [values.NewTask(stage, f"[{n}]", None) for n in range(number)]
 
     def run(self, tasks: int | Sequence[int] = 1, *, deadline_s: float | None = None, key: str | None = None) -> int:
         """A sealed run with so many tasks (in each of its stages)."""
         numbers = [tasks] if isinstance(tasks, int) else list(tasks)
-        run_id = self.do(
-            lambda tx: submit.create_run(tx, self.new(stages=len(numbers), deadline_s=deadline_s, key=key))
-        ).id
+        run_id = self.do(lambda tx: tx.create_run(self.new(stages=len(numbers), deadline_s=deadline_s, key=key))).id
         whole = [task for stage, number in enumerate(numbers) for task in self.chunk(number, stage)]
         for start in range(0, len(whole), 1000):
             part = whole[start : start + 1000]
-            self.do(lambda tx, start=start, part=part: submit.add_tasks(tx, run_id, start, part))  # type: ignore[misc]
-        self.do(lambda tx: submit.seal(tx, run_id))
+            self.do(lambda tx, start=start, part=part: tx.add_tasks(run_id, start, part))  # type: ignore[misc]
+        self.do(lambda tx: tx.seal(run_id))
         return run_id
 
     # Attempts
 
     @staticmethod
-    def claiming(task_id: int, attempt: int = 0) -> Callable[[Transaction], Claim]:
+    def claiming(task_id: int, attempt: int = 0) -> Callable[[Operations], Claim]:
         """The operation that claims a task; raises ClaimLost where it is not to be had."""
 
-        def operation(tx: Transaction) -> Claim:
-            if task_id not in moves.claim(tx, [moves.Wanted(task_id, attempt, None)]):
+        def operation(tx: Operations) -> Claim:
+            if task_id not in tx.claim([values.Wanted(task_id, attempt, None)]):
                 raise ClaimLost(task_id, attempt + 1)
             return Claim(task_id, attempt + 1)
 
         return operation
 
     @staticmethod
-    def settling(held: Claim, ending: Ending, verdict: Verdict) -> Callable[[Transaction], State]:
+    def settling(held: Claim, ending: Ending, verdict: Verdict) -> Callable[[Operations], State]:
         """The operation that ends an attempt; raises ClaimLost where it no longer holds its task."""
 
-        def operation(tx: Transaction) -> State:
-            states = moves.settle(tx, [moves.Settlement(held, ending, verdict)])
+        def operation(tx: Operations) -> State:
+            states = tx.settle([values.Settlement(held, ending, verdict)])
             if held not in states:
                 raise ClaimLost(held.task_id, held.attempt)
             return states[held]
@@ -186,8 +186,25 @@ class Desk:
             live = row[1] in ("running", "stopping")
             assert row[2] == row[3] == (row[4] or 0), f"attempts are numbered without a gap: {row}"
             assert (row[5] or 0) == int(live), f"only a live task has an open attempt: {row}"
+        self.check_events()
         results = {row[0] for row in self.db.execute("SELECT task_id FROM results")}
         assert results == {row[0] for row in self.db.execute("SELECT id FROM tasks WHERE state = 'succeeded'")}
+
+    def check_events(self) -> None:
+        """The log has every move once, in order, and each task's story leads to where it stands."""
+        log = self.reader.events(0, 1_000_000)
+        span = self.reader.events_kept()
+        assert [event.seq for event in log] == list(range(span.first or 1, span.last + 1))
+        by_task: dict[int, list[EventRow]] = {}
+        for event in log:
+            if event.task_id is not None:
+                by_task.setdefault(event.task_id, []).append(event)
+        for task_id, state, attempt in self.db.execute("SELECT id, state, attempt FROM tasks").fetchall():
+            story = self.reader.story(task_id)
+            assert story == by_task[task_id]
+            assert (story[0].event, story[0].was, story[-1].now_is) == ("created", None, state)
+            assert all(before.now_is == after.was for before, after in itertools.pairwise(story))
+            assert [event.attempt for event in story if event.event == "claim"] == list(range(1, attempt + 1))
 
     def close(self) -> None:
         self.reader.close()

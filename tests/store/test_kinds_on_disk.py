@@ -3,11 +3,10 @@
 from typing import Any
 
 from batt_supervisor.core.needs import KINDS_MAX, Learned
-from batt_supervisor.store import kinds
 
 
 def saved(desk: Any, *learned: Learned) -> None:
-    desk.do(lambda tx: kinds.save(tx, learned))
+    desk.do(lambda tx: tx.save_kinds(learned))
 
 
 def test_what_was_learned_is_read_as_it_was_written(desk: Any) -> None:

@@ -11,14 +11,14 @@ from batt_supervisor.core.recovery import recover
 from batt_supervisor.core.retry import Verdict, judge
 from batt_supervisor.core.world import Closing
 from batt_supervisor.errors import Refused
-from batt_supervisor.store import moves
+from batt_supervisor.store import moves, values
 
 S = State
 BOTH = [S.FAILED, S.CANCELLED]
 
 
 def asked(desk: Any, run_id: int, why: Closing = Closing.CANCEL) -> int:
-    count: int = desk.do(lambda tx: moves.ask_close(tx, run_id, why))
+    count: int = desk.do(lambda tx: tx.ask_close(run_id, why))
     return count
 
 
@@ -26,14 +26,14 @@ def closed(desk: Any, run_id: int, why: Closing = Closing.CANCEL) -> list[int]:
     """Close a run to its end; how many each step moved."""
     asked(desk, run_id, why)
     counts = []
-    while count := desk.do(lambda tx: moves.close_some(tx, run_id, why)):
+    while count := desk.do(lambda tx: tx.close_some(run_id, why)):
         counts.append(count)
     return counts
 
 
 def retried(desk: Any, run_id: int, task_id: int | None = None, states: list[State] = BOTH) -> list[int]:
     counts = []
-    while count := desk.do(lambda tx: moves.retry_some(tx, run_id, task_id, states)):
+    while count := desk.do(lambda tx: tx.retry_some(run_id, task_id, states)):
         counts.append(count)
     return counts
 
@@ -44,8 +44,8 @@ def retried(desk: Any, run_id: int, task_id: int | None = None, states: list[Sta
 def test_a_claim_is_on_disk_with_its_worker_and_gives_the_arguments(desk: Any) -> None:
     (task_id,) = desk.tasks(desk.run(1))
     worker = WorkerId(4711, 99, "slot-1.log")
-    claimed = moves.Claimed("[0]", Tries(), 0)
-    assert desk.do(lambda tx: moves.claim(tx, [moves.Wanted(task_id, 0, worker)])) == {task_id: claimed}
+    claimed = values.Claimed("[0]", Tries(), 0)
+    assert desk.do(lambda tx: tx.claim([values.Wanted(task_id, 0, worker)])) == {task_id: claimed}
     assert desk.task(task_id).state is S.RUNNING
     ((live, stage),) = desk.reader.live()
     assert (live.claim, live.worker, stage) == (Claim(task_id, 1), worker, 0)
@@ -74,32 +74,31 @@ def test_a_batch_claims_what_is_there_and_leaves_the_rest(desk: Any) -> None:
     one, two, three = desk.tasks(desk.run(3))
     desk.claim(two)
     wanted = [
-        moves.Wanted(one, 0, None),
-        moves.Wanted(two, 0, None),
-        moves.Wanted(999, 0, None),
-        moves.Wanted(three, 7, None),
+        values.Wanted(one, 0, None),
+        values.Wanted(two, 0, None),
+        values.Wanted(999, 0, None),
+        values.Wanted(three, 7, None),
     ]
-    assert set(desk.do(lambda tx: moves.claim(tx, wanted))) == {one}
+    assert set(desk.do(lambda tx: tx.claim(wanted))) == {one}
     assert [desk.task(task_id).state for task_id in (one, two, three)] == [S.RUNNING, S.RUNNING, S.QUEUED]
 
 
 def test_an_empty_batch_is_no_trouble(desk: Any) -> None:
-    assert desk.do(lambda tx: moves.claim(tx, [])) == {}
-    assert desk.do(lambda tx: moves.settle(tx, [])) == {}
+    assert desk.do(lambda tx: tx.claim([])) == {}
+    assert desk.do(lambda tx: tx.settle([])) == {}
 
 
 def test_arguments_come_through_as_they_were_written(desk: Any) -> None:
-    from batt_supervisor.store import submit
     from batt_supervisor.wire import dumps
 
     texts = [
         dumps(args) for args in (["\0", "\ud800", "ä€😀", "'\"\\"], {"a": [1.5, None, True, 10**40]}, [{"n": [[[]]]}])
     ]
-    run_id = desk.do(lambda tx: submit.create_run(tx, desk.new())).id
-    desk.do(lambda tx: submit.add_tasks(tx, run_id, 0, [submit.NewTask(0, text) for text in texts]))
-    desk.do(lambda tx: submit.seal(tx, run_id))
-    wanted = [moves.Wanted(task_id, 0, None) for task_id in desk.tasks(run_id)]
-    claimed = desk.do(lambda tx: moves.claim(tx, wanted))
+    run_id = desk.do(lambda tx: tx.create_run(desk.new())).id
+    desk.do(lambda tx: tx.add_tasks(run_id, 0, [values.NewTask(0, text) for text in texts]))
+    desk.do(lambda tx: tx.seal(run_id))
+    wanted = [values.Wanted(task_id, 0, None) for task_id in desk.tasks(run_id)]
+    claimed = desk.do(lambda tx: tx.claim(wanted))
     assert [found.args for found in claimed.values()] == texts
     assert [found.index for found in claimed.values()] == [0, 1, 2]
 
@@ -114,10 +113,10 @@ def test_a_claim_gives_the_count_of_tries_that_holds_now(desk: Any) -> None:
     desk.do(moves.promote)
     (head,) = [head for head in desk.reader.heads(run_id, 9) if head.task_id == task_id]
     assert (head.tries, head.index, head.attempt) == (Tries(uncharged=1, starved=1), 1, 2)
-    desk.do(lambda tx: moves.stop_task(tx, task_id))
+    desk.do(lambda tx: tx.stop_task(task_id))
     retried(desk, run_id, task_id)
-    claimed = desk.do(lambda tx: moves.claim(tx, [moves.Wanted(task_id, head.attempt, None)]))
-    assert claimed == {task_id: moves.Claimed("[1]", Tries(), 1)}
+    claimed = desk.do(lambda tx: tx.claim([values.Wanted(task_id, head.attempt, None)]))
+    assert claimed == {task_id: values.Claimed("[1]", Tries(), 1)}
 
 
 def test_every_count_of_tries_is_kept(desk: Any) -> None:
@@ -128,7 +127,7 @@ def test_every_count_of_tries_is_kept(desk: Any) -> None:
     assert desk.do(desk.settling(held, Ending(Outcome.LOST), Verdict(Event.AGAIN, before))) is S.QUEUED
     assert desk.tries(task_id) == before
     assert desk.reader.heads(run_id, 1)[0].tries == before
-    assert desk.do(lambda tx: moves.claim(tx, [moves.Wanted(task_id, 1, None)]))[task_id].tries == before
+    assert desk.do(lambda tx: tx.claim([values.Wanted(task_id, 1, None)]))[task_id].tries == before
     ((live, _),) = desk.reader.live()
     assert live.tries == before
     desk.do(desk.settling(Claim(task_id, 2), Ending(Outcome.CRASHED), Verdict(Event.FAIL, before)))
@@ -138,7 +137,7 @@ def test_every_count_of_tries_is_kept(desk: Any) -> None:
 
 def test_a_cancelled_task_cannot_be_claimed(desk: Any) -> None:
     (task_id,) = desk.tasks(desk.run(1))
-    desk.do(lambda tx: moves.stop_task(tx, task_id))
+    desk.do(lambda tx: tx.stop_task(task_id))
     with pytest.raises(desk.Lost):
         desk.claim(task_id)
 
@@ -161,10 +160,10 @@ def test_a_result_is_stored_with_the_end_of_its_attempt(desk: Any) -> None:
     (task_id,) = desk.tasks(run_id)
     held = desk.claim(task_id)
     desk.now_ms += 250
-    place = moves.Place(WorkerId(4711, 99, "w.log"), 10, 20)
+    place = values.Place(WorkerId(4711, 99, "w.log"), 10, 20)
     ending = Ending(Outcome.OK, value='{"a":[1,2]}', wall_s=0.25, cpu_s=0.125, peak_memory_bytes=1 << 20)
     verdict = judge(Outcome.OK, Tries(), desk.new().stages[0].work.limits, 1)
-    assert desk.do(lambda tx: moves.settle(tx, [moves.Settlement(held, ending, verdict, place)])) == {held: S.SUCCEEDED}
+    assert desk.do(lambda tx: tx.settle([values.Settlement(held, ending, verdict, place)])) == {held: S.SUCCEEDED}
     row = desk.task(task_id)
     assert (row.state, row.outcome, row.value, row.wall_s, row.cpu_s, row.peak_memory_bytes) == (
         S.SUCCEEDED, "ok", '{"a":[1,2]}', 0.25, 0.125, 1 << 20,
@@ -177,7 +176,7 @@ def test_a_result_is_stored_with_the_end_of_its_attempt(desk: Any) -> None:
 
 def test_the_worker_noted_at_the_claim_stays_where_the_end_names_none(desk: Any) -> None:
     (task_id,) = desk.tasks(desk.run(1))
-    desk.do(lambda tx: moves.claim(tx, [moves.Wanted(task_id, 0, WorkerId(4711, 99, "w.log"))]))
+    desk.do(lambda tx: tx.claim([values.Wanted(task_id, 0, WorkerId(4711, 99, "w.log"))]))
     desk.settle(Claim(task_id, 1), Outcome.LOST)
     (attempt,) = desk.reader.attempts(task_id)
     assert (attempt.worker_pid, attempt.log, attempt.log_from) == (4711, "w.log", None)
@@ -240,9 +239,9 @@ def test_a_stale_end_is_dropped_from_a_batch_that_holds_the_current_one_as_well(
     desk.settle(first, Outcome.LOST)
     second = desk.claim(task_id)
     verdict = judge(Outcome.OK, Tries(), desk.new().stages[0].work.limits, 1)
-    ends = [moves.Settlement(held, Ending(Outcome.OK, value=str(held.attempt)), verdict) for held in (first, second)]
+    ends = [values.Settlement(held, Ending(Outcome.OK, value=str(held.attempt)), verdict) for held in (first, second)]
     try:
-        assert desk.do(lambda tx: moves.settle(tx, ends)) == {second: S.SUCCEEDED}
+        assert desk.do(lambda tx: tx.settle(ends)) == {second: S.SUCCEEDED}
         assert desk.task(task_id).value == "2"
         desk.check()
     finally:
@@ -265,7 +264,7 @@ def test_a_task_that_was_told_to_stop_ends_and_never_goes_again(
     run_id = desk.run(1)
     (task_id,) = desk.tasks(run_id)
     held = desk.claim(task_id)
-    assert desk.do(lambda tx: moves.stop_task(tx, task_id)) is S.STOPPING
+    assert desk.do(lambda tx: tx.stop_task(task_id)) is S.STOPPING
     assert desk.settle(held, outcome) is state
     assert desk.task(task_id).outcome == kept
     assert desk.reader.attempts(task_id)[0].outcome == outcome
@@ -403,14 +402,14 @@ def test_a_task_is_queued_when_its_time_has_come_and_not_before(desk: Any) -> No
 
 def test_a_stage_is_released_whole_and_alone(desk: Any) -> None:
     run_id = desk.run([1, 2, 1])
-    assert desk.do(lambda tx: moves.release(tx, run_id, 1)) == 2
+    assert desk.do(lambda tx: tx.release(run_id, 1)) == 2
     assert desk.states(run_id) == [S.QUEUED, S.QUEUED, S.QUEUED, S.WAITING]
-    assert desk.do(lambda tx: moves.release(tx, run_id, 1)) == 0
+    assert desk.do(lambda tx: tx.release(run_id, 1)) == 0
 
 
 def test_a_stage_of_another_run_is_left_alone(desk: Any) -> None:
     one, two = desk.run([1, 1]), desk.run([1, 1])
-    desk.do(lambda tx: moves.release(tx, one, 1))
+    desk.do(lambda tx: tx.release(one, 1))
     assert desk.states(two) == [S.QUEUED, S.WAITING]
 
 
@@ -491,9 +490,9 @@ def test_a_run_that_is_closed_for_another_reason_by_now_is_closed_no_further(des
     desk.now_ms += 60_000
     other = next(one for one in Closing if one is not why)
     asked(desk, run_id, other)
-    assert desk.do(lambda tx: moves.close_some(tx, run_id, why)) == 0
+    assert desk.do(lambda tx: tx.close_some(run_id, why)) == 0
     assert desk.states(run_id) == [S.QUEUED, S.QUEUED]
-    assert desk.do(lambda tx: moves.close_some(tx, run_id, other)) == 2
+    assert desk.do(lambda tx: tx.close_some(run_id, other)) == 2
 
 
 def test_closing_a_run_that_is_not_there_does_nothing(desk: Any) -> None:
@@ -503,9 +502,7 @@ def test_closing_a_run_that_is_not_there_does_nothing(desk: Any) -> None:
 def test_a_cancel_in_the_same_commit_as_a_retry_is_not_lost(desk: Any) -> None:
     run_id = desk.run(1)
     desk.finish(desk.tasks(run_id)[0], Outcome.CANCELLED)
-    desk.group(
-        lambda tx: moves.retry_some(tx, run_id, None, BOTH), lambda tx: moves.ask_close(tx, run_id, Closing.CANCEL)
-    )
+    desk.group(lambda tx: tx.retry_some(run_id, None, BOTH), lambda tx: tx.ask_close(run_id, Closing.CANCEL))
     assert desk.reader.run(run_id).closing is Closing.CANCEL
 
 
@@ -516,7 +513,7 @@ def test_a_run_retried_and_cancelled_in_one_commit_has_ended(make_desk: Any, tmp
     for _ in range(11):
         desk.finish(task_id, Outcome.LOST)
     assert desk.task(task_id).state is S.FAILED
-    desk.group(lambda tx: moves.retry_some(tx, run_id, None, BOTH), lambda tx: moves.stop_task(tx, task_id))
+    desk.group(lambda tx: tx.retry_some(run_id, None, BOTH), lambda tx: tx.stop_task(task_id))
     ended = desk.ended(run_id)
     desk.close()
     assert ended
@@ -532,27 +529,27 @@ def test_a_task_that_has_not_started_is_cancelled_at_once(desk: Any, state: Stat
     if state is S.SCHEDULED:
         desk.finish(task_id, Outcome.EXCEPTION)
     assert desk.task(task_id).state is state
-    assert desk.do(lambda tx: moves.stop_task(tx, task_id)) is S.CANCELLED
+    assert desk.do(lambda tx: tx.stop_task(task_id)) is S.CANCELLED
     assert (desk.task(task_id).state, desk.task(task_id).reason) == (S.CANCELLED, "cancelled")
 
 
 def test_a_running_task_is_told_to_stop_once(desk: Any) -> None:
     (task_id,) = desk.tasks(desk.run(1))
     desk.claim(task_id)
-    assert desk.do(lambda tx: moves.stop_task(tx, task_id)) is S.STOPPING
-    assert desk.do(lambda tx: moves.stop_task(tx, task_id)) is S.STOPPING
+    assert desk.do(lambda tx: tx.stop_task(task_id)) is S.STOPPING
+    assert desk.do(lambda tx: tx.stop_task(task_id)) is S.STOPPING
 
 
 def test_a_settled_task_cannot_be_cancelled(desk: Any) -> None:
     (task_id,) = desk.tasks(desk.run(1))
     desk.finish(task_id)
     with pytest.raises(Refused, match=f"task t{task_id} has ended already: succeeded"):
-        desk.do(lambda tx: moves.stop_task(tx, task_id))
+        desk.do(lambda tx: tx.stop_task(task_id))
 
 
 def test_cancelling_a_task_whose_submission_was_given_up_is_refused(desk: Any) -> None:
     with pytest.raises(Refused):
-        desk.do(lambda tx: moves.stop_task(tx, 99))
+        desk.do(lambda tx: tx.stop_task(99))
 
 
 # Retry
@@ -652,7 +649,7 @@ def test_a_retry_never_takes_back_a_cancel_that_is_under_way(desk: Any) -> None:
     desk.claim(two)
     asked(desk, run_id)
     try:
-        desk.do(lambda tx: moves.retry_some(tx, run_id, one, BOTH))
+        desk.do(lambda tx: tx.retry_some(run_id, one, BOTH))
     except Refused:
         pass
     assert desk.reader.run(run_id).closing is Closing.CANCEL
@@ -666,9 +663,7 @@ def test_a_retry_in_the_commit_that_ends_a_closing_run_opens_it_again(desk: Any)
     asked(desk, run_id, Closing.DEADLINE)
     desk.now_ms += 100_000
     verdict = judge(Outcome.CANCELLED, Tries(), desk.new().stages[0].work.limits, 1)
-    desk.group(
-        desk.settling(held, Ending(Outcome.CANCELLED), verdict), lambda tx: moves.retry_some(tx, run_id, None, BOTH)
-    )
+    desk.group(desk.settling(held, Ending(Outcome.CANCELLED), verdict), lambda tx: tx.retry_some(run_id, None, BOTH))
     row = desk.reader.run(run_id)
     assert desk.states(run_id) == [S.QUEUED]
     assert row.closing is None
@@ -683,10 +678,10 @@ def test_a_run_that_ended_and_was_opened_again_in_one_commit_is_open(desk: Any) 
     verdict = judge(Outcome.OK, Tries(), desk.new().stages[0].work.limits, 1)
     desk.group(
         desk.settling(held, Ending(Outcome.OK, value="1"), verdict),
-        lambda tx: moves.ask_close(tx, run_id, Closing.CANCEL),
-        lambda tx: moves.retry_some(tx, run_id, None, BOTH),
-        lambda tx: moves.ask_close(tx, run_id, Closing.CANCEL),
-        lambda tx: moves.close_some(tx, run_id, Closing.CANCEL),
+        lambda tx: tx.ask_close(run_id, Closing.CANCEL),
+        lambda tx: tx.retry_some(run_id, None, BOTH),
+        lambda tx: tx.ask_close(run_id, Closing.CANCEL),
+        lambda tx: tx.close_some(run_id, Closing.CANCEL),
     )
     assert desk.ended(run_id)
     assert desk.states(run_id) == [S.CANCELLED, S.SUCCEEDED]

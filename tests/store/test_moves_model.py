@@ -23,7 +23,7 @@ from batt_supervisor.core.recovery import recover
 from batt_supervisor.core.retry import judge
 from batt_supervisor.core.world import Closing
 from batt_supervisor.errors import Refused
-from batt_supervisor.store import moves, submit
+from batt_supervisor.store import moves, values
 
 S = State
 BOTH = [S.FAILED, S.CANCELLED]
@@ -81,10 +81,10 @@ class Moves(RuleBasedStateMachine):
     @precondition(lambda self: len(self.runs) < 4)
     def submit(self, stages: list[int], seal: bool) -> None:
         desk = self.desk
-        run_id = desk.do(lambda tx: submit.create_run(tx, desk.new(stages=len(stages), deadline_s=5.0))).id
+        run_id = desk.do(lambda tx: tx.create_run(desk.new(stages=len(stages), deadline_s=5.0))).id
         whole = [task for stage, number in enumerate(stages) for task in desk.chunk(number, stage)]
-        steps = [lambda tx: submit.add_tasks(tx, run_id, 0, whole)]
-        desk.group(*steps, *([lambda tx: submit.seal(tx, run_id)] if seal else []))
+        steps = [lambda tx: tx.add_tasks(run_id, 0, whole)]
+        desk.group(*steps, *([lambda tx: tx.seal(run_id)] if seal else []))
         run = self.runs[run_id] = Run(sealed=seal, tasks=desk.tasks(run_id))
         for task_id, task in zip(run.tasks, whole, strict=True):
             self.tasks[task_id] = Task(S.WAITING if task.stage else S.QUEUED)
@@ -99,9 +99,9 @@ class Moves(RuleBasedStateMachine):
         chunk = desk.chunk(back + add)[: len(run.tasks) - offset + add]
         if run.sealed:
             with pytest.raises(Refused):
-                desk.do(lambda tx: submit.add_tasks(tx, run_id, offset, chunk))
+                desk.do(lambda tx: tx.add_tasks(run_id, offset, chunk))
             return
-        desk.do(lambda tx: submit.add_tasks(tx, run_id, offset, chunk))
+        desk.do(lambda tx: tx.add_tasks(run_id, offset, chunk))
         now = desk.tasks(run_id)
         assert now[: len(run.tasks)] == run.tasks
         assert len(now) == len(run.tasks) + add
@@ -116,10 +116,10 @@ class Moves(RuleBasedStateMachine):
             return
         run_id = data.draw(st.sampled_from(found))
         if data.draw(st.booleans()):
-            self.desk.do(lambda tx: submit.seal(tx, run_id))
+            self.desk.do(lambda tx: tx.seal(run_id))
             self.runs[run_id].sealed = True
         else:
-            self.desk.do(lambda tx: submit.discard(tx, run_id))
+            self.desk.do(lambda tx: tx.discard(run_id))
             for task_id in self.runs.pop(run_id).tasks:
                 del self.tasks[task_id]
                 self.settled = [one for one in self.settled if one != task_id]
@@ -138,12 +138,12 @@ class Moves(RuleBasedStateMachine):
         batch = []
         for task_id, right in wanted:
             task = self.tasks[task_id]
-            batch.append(moves.Wanted(task_id, task.attempt if right else task.attempt + 1, None))
+            batch.append(values.Wanted(task_id, task.attempt if right else task.attempt + 1, None))
             if right and task.state is S.QUEUED and self.run_of(task_id).sealed:
                 expected.add(task_id)
             elif not self.run_of(task_id).sealed:
                 batch.pop()  # the daemon never looks at a run that is not sealed
-        claimed = self.desk.do(lambda tx: moves.claim(tx, batch))
+        claimed = self.desk.do(lambda tx: tx.claim(batch))
         assert {one: found.tries for one, found in claimed.items()} == {one: self.tasks[one].tries for one in expected}
         for task_id in expected:
             self.move(task_id, Event.CLAIM)
@@ -187,13 +187,13 @@ class Moves(RuleBasedStateMachine):
         task = self.tasks[task_id]
         if task.state in SETTLED:
             with pytest.raises(Refused):
-                self.desk.do(lambda tx: moves.stop_task(tx, task_id))
+                self.desk.do(lambda tx: tx.stop_task(task_id))
             return
         if task.state is S.RUNNING:
             self.move(task_id, Event.STOP)
         elif task.state is not S.STOPPING:
             self.move(task_id, Event.CANCEL)
-        assert self.desk.do(lambda tx: moves.stop_task(tx, task_id)) is task.state
+        assert self.desk.do(lambda tx: tx.stop_task(task_id)) is task.state
 
     @rule(data=st.data(), why=st.sampled_from(Closing))
     def close_run(self, data: st.DataObject, why: Closing) -> None:
@@ -204,12 +204,12 @@ class Moves(RuleBasedStateMachine):
         run = self.runs[run_id]
         open_tasks = [task_id for task_id in run.tasks if self.tasks[task_id].state not in SETTLED]
         may = why is Closing.CANCEL or self.desk.reader.run(run_id).deadline_at_ms <= self.desk.now_ms
-        assert self.desk.do(lambda tx: moves.ask_close(tx, run_id, why)) == (len(open_tasks) if may else 0)
+        assert self.desk.do(lambda tx: tx.ask_close(run_id, why)) == (len(open_tasks) if may else 0)
         if open_tasks and may:
             run.closing = run.closing or why
         waiting = [task_id for task_id in open_tasks if self.tasks[task_id].state not in LIVE]
         closes = waiting if run.closing is why else []
-        assert self.desk.do(lambda tx: moves.close_some(tx, run_id, why)) == len(closes)
+        assert self.desk.do(lambda tx: tx.close_some(run_id, why)) == len(closes)
         for task_id in closes:
             self.move(task_id, Event.CANCEL)
 
@@ -226,9 +226,9 @@ class Moves(RuleBasedStateMachine):
         again = [found for found in among if self.tasks[found].state in states and self.tasks[found].state in BOTH]
         if run.closing and any(self.tasks[found].state not in SETTLED for found in run.tasks):
             with pytest.raises(Refused):
-                self.desk.do(lambda tx: moves.retry_some(tx, run_id, None, sorted(states)))
+                self.desk.do(lambda tx: tx.retry_some(run_id, None, sorted(states)))
             return
-        asked = self.desk.do(lambda tx: moves.retry_some(tx, run_id, task_id if one else None, sorted(states)))
+        asked = self.desk.do(lambda tx: tx.retry_some(run_id, task_id if one else None, sorted(states)))
         assert asked == len(again)
         for found in again:
             self.move(found, Event.REWAIT if self.row(found)["stage"] else Event.RETRY)
@@ -265,7 +265,7 @@ class Moves(RuleBasedStateMachine):
             for one in self.run_of(task_id).tasks
             if self.tasks[one].state is S.WAITING and self.row(one)["stage"] == stage
         ]
-        assert self.desk.do(lambda tx: moves.release(tx, run_id, stage)) == len(waiting)
+        assert self.desk.do(lambda tx: tx.release(run_id, stage)) == len(waiting)
         for one in waiting:
             self.move(one, Event.RELEASE)
 

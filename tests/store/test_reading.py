@@ -10,7 +10,7 @@ import pytest
 from batt_supervisor.core.lifecycle import State
 from batt_supervisor.core.model import Outcome
 from batt_supervisor.errors import StoreUnavailable
-from batt_supervisor.store import Store, read, submit
+from batt_supervisor.store import Store, read, values
 
 S = State
 
@@ -51,14 +51,13 @@ def test_a_page_of_one_state_holds_only_that(desk: Any) -> None:
 
 
 def test_a_task_that_settles_again_comes_again_behind_all_others(desk: Any) -> None:
-    from batt_supervisor.store import moves
 
     run_id = desk.run(2)
     one, two = desk.tasks(run_id)
     desk.finish(one, Outcome.CANCELLED)
     desk.finish(two)
     last = desk.task(two).settled_seq
-    desk.do(lambda tx: moves.retry_some(tx, run_id, one, [S.CANCELLED]))
+    desk.do(lambda tx: tx.retry_some(run_id, one, [S.CANCELLED]))
     assert desk.reader.tasks(run_id, state=None, by_settling=True, after=last, limit=9) == []
     desk.finish(one)
     assert [task.id for task in desk.reader.tasks(run_id, state=None, by_settling=True, after=last, limit=9)] == [one]
@@ -113,12 +112,12 @@ def test_heads_are_found_in_the_index_and_not_by_looking_at_every_task(desk: Any
 
 def sealed(desk: Any, stages: list[int], *, mixed: bool = False) -> int:
     """A run whose stages wait for nothing and have so many tasks, one stage behind the other or taking turns."""
-    made = tuple(submit.NewStage(f"s{n}", desk.new().stages[0].work) for n in range(len(stages)))
-    run_id: int = desk.do(lambda tx: submit.create_run(tx, submit.NewRun("r", None, "/", {}, None, made))).id
+    made = tuple(values.NewStage(f"s{n}", desk.new().stages[0].work) for n in range(len(stages)))
+    run_id: int = desk.do(lambda tx: tx.create_run(values.NewRun("r", None, "/", {}, None, made))).id
     tasks = [(place, stage) for stage, number in enumerate(stages) for place in range(number)]
-    chunk = [submit.NewTask(stage, "[]") for _, stage in (sorted(tasks) if mixed else tasks)]
-    desk.do(lambda tx: submit.add_tasks(tx, run_id, 0, chunk))
-    desk.do(lambda tx: submit.seal(tx, run_id))
+    chunk = [values.NewTask(stage, "[]") for _, stage in (sorted(tasks) if mixed else tasks)]
+    desk.do(lambda tx: tx.add_tasks(run_id, 0, chunk))
+    desk.do(lambda tx: tx.seal(run_id))
     return run_id
 
 

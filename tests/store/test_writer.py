@@ -13,8 +13,8 @@ import pytest
 
 from batt_supervisor.core.lifecycle import State
 from batt_supervisor.errors import Refused, StoreUnavailable
-from batt_supervisor.store import moves, submit
-from batt_supervisor.store.writer import GROUP_MAX, Transaction
+from batt_supervisor.store.operations import Operations
+from batt_supervisor.store.writer import GROUP_MAX
 
 GENEROUS_S = 30.0
 
@@ -34,12 +34,12 @@ def names(store: Any) -> list[str]:
         reader.close()
 
 
-def refuse(tx: Transaction) -> None:
+def refuse(tx: Operations) -> None:
     note("must not stay")(tx)
     raise Refused("not today")
 
 
-def break_a_rule(tx: Transaction) -> None:
+def break_a_rule(tx: Operations) -> None:
     note("must not stay")(tx)
     tx.db.execute("INSERT INTO tasks (id) VALUES (1)")
 
@@ -102,17 +102,17 @@ def test_an_operation_that_fails_undoes_its_own_work_and_no_other(writing: Any, 
 
 
 def test_the_counts_of_an_operation_that_fails_are_forgotten(writing: Any, make_desk: Any) -> None:
-    created = writing.writer.submit(lambda tx: submit.create_run(tx, make_desk.new()))
+    created = writing.writer.submit(lambda tx: tx.create_run(make_desk.new()))
     writing.start()
     run_id = created.result(GENEROUS_S).id
 
-    def half(tx: Transaction) -> None:
-        submit.add_tasks(tx, run_id, 0, make_desk.chunk(5))
+    def half(tx: Operations) -> None:
+        tx.add_tasks(run_id, 0, make_desk.chunk(5))
         raise Refused("after all")
 
     futures = [
         writing.writer.submit(half),
-        writing.writer.submit(lambda tx: submit.add_tasks(tx, run_id, 0, make_desk.chunk(2))),
+        writing.writer.submit(lambda tx: tx.add_tasks(run_id, 0, make_desk.chunk(2))),
     ]
     wait(futures, GENEROUS_S)
     reader = writing.store.reader()
@@ -129,10 +129,10 @@ def test_whoever_listens_is_told_of_the_runs_that_moved_before_the_caller(writin
         order.append("told")
 
     writing.writer.on_commit = committed
-    created = writing.writer.submit(lambda tx: submit.create_run(tx, make_desk.new()))
+    created = writing.writer.submit(lambda tx: tx.create_run(make_desk.new()))
     writing.start()
     run_id = created.result(GENEROUS_S).id
-    added = writing.writer.submit(lambda tx: submit.add_tasks(tx, run_id, 0, make_desk.chunk(2)))
+    added = writing.writer.submit(lambda tx: tx.add_tasks(run_id, 0, make_desk.chunk(2)))
     added.add_done_callback(lambda future: order.append("answered"))
     added.result(GENEROUS_S)
     writing.wait_until(lambda: "answered" in order)
@@ -190,8 +190,8 @@ def test_a_caller_that_goes_away_harms_nobody(writing: Any) -> None:
     "bad",
     [
         lambda tx: 1 // 0,
-        lambda tx: submit.seal(tx, 99),
-        lambda tx: moves.stop_task(tx, 99),
+        lambda tx: tx.seal(99),
+        lambda tx: tx.stop_task(99),
         note("a name that is no UTF-8: \udcff"),
         lambda tx: tx.db.execute("SELECT ?", (10**30,)),
     ],
@@ -250,7 +250,7 @@ def test_an_error_at_the_commit_is_told_to_every_caller_and_the_next_write_works
     assert names(writing.store) == ["again"]
 
 
-def fill(tx: Transaction, size: int) -> None:
+def fill(tx: Operations, size: int) -> None:
     tx.db.execute(
         "INSERT INTO runs (name, cwd, env, created_at_ms) VALUES (hex(zeroblob(?)), '/', '{}', 0)", (size // 2,)
     )

@@ -1,0 +1,21 @@
+-- The event log: one row for each transaction that moved something. batt_supervisor/store/journal.py says what is in it.
+CREATE TABLE events (
+    first INTEGER PRIMARY KEY,         -- number of its first event
+    last INTEGER NOT NULL,
+    at_ms INTEGER NOT NULL,
+    body TEXT NOT NULL                 -- JSON array of entries
+) STRICT;
+ALTER TABLE counters ADD COLUMN event_seq INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE tasks ADD COLUMN event_seq INTEGER;                            -- its last event; NULL where it has none
+
+-- Retention. A run that is being removed is seen by nobody any more.
+ALTER TABLE runs ADD COLUMN going INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX runs_ended ON runs (ended_at_ms) WHERE ended_at_ms IS NOT NULL;
+CREATE INDEX results_in_files ON results (task_id) WHERE file IS NOT NULL;
+
+-- How many attempts have output in a log, so that it is known when nobody names it any more.
+CREATE TABLE logs (
+    name TEXT PRIMARY KEY,             -- file below logs/
+    attempts INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+INSERT INTO logs SELECT log, count(*) FROM attempts WHERE log_to > log_from GROUP BY log;

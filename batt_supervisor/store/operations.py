@@ -1,0 +1,63 @@
+"""The write operations as methods of one transaction: what the daemon and the API may do to the queue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from batt_supervisor.core.lifecycle import State
+from batt_supervisor.core.model import Claim
+from batt_supervisor.core.needs import Learned
+from batt_supervisor.core.world import Closing
+from batt_supervisor.store import kinds, moves, submit
+from batt_supervisor.store.transaction import Transaction
+from batt_supervisor.store.values import Claimed, Created, NewRun, NewTask, Settlement, Wanted
+
+
+class Operations(Transaction):
+    """`protocol.Writes` on SQLite. What each does is said there, and at the function it calls."""
+
+    def create_run(self, run: NewRun) -> Created:
+        return submit.create_run(self, run)
+
+    def add_tasks(self, run_id: int, offset: int, tasks: Sequence[NewTask]) -> Created:
+        return submit.add_tasks(self, run_id, offset, tasks)
+
+    def seal(self, run_id: int) -> Created:
+        return submit.seal(self, run_id)
+
+    def discard(self, run_id: int) -> bool:
+        return submit.discard(self, run_id)
+
+    def expire_unsealed(self, older_than_ms: int) -> bool:
+        return submit.expire_unsealed(self, older_than_ms)
+
+    def claim(self, wanted: Sequence[Wanted]) -> dict[int, Claimed]:
+        return moves.claim(self, wanted)
+
+    def settle(self, settlements: Sequence[Settlement]) -> dict[Claim, State]:
+        return moves.settle(self, settlements)
+
+    def promote(self) -> set[int]:
+        return moves.promote(self)
+
+    def release(self, run_id: int, stage: int) -> int:
+        return moves.release(self, run_id, stage)
+
+    def ask_close(self, run_id: int, why: Closing) -> int:
+        return moves.ask_close(self, run_id, why)
+
+    def close_some(self, run_id: int, why: Closing) -> int:
+        return moves.close_some(self, run_id, why)
+
+    def stop_task(self, task_id: int) -> State:
+        return moves.stop_task(self, task_id)
+
+    def retry_some(self, run_id: int, task_id: int | None, states: Iterable[State]) -> int:
+        return moves.retry_some(self, run_id, task_id, states)
+
+    def save_kinds(self, learned: Sequence[Learned]) -> None:
+        kinds.save(self, learned)
+
+    def note(self, event: str, reason: str) -> None:
+        """Write an event of the service itself into the log."""
+        self.journal.add(None, None, None, event, reason=reason)

@@ -1,0 +1,195 @@
+"""What the daemon and the API know of a store: narrow enough for another database to stand behind it.
+
+A store has one writer, which runs operations in its own thread, several of them to a transaction, and any number of
+readers, each used by one thread. Everything that is written has been committed and synced when its future resolves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from typing import Any, Protocol, TypeVar
+
+from batt_supervisor.core.lifecycle import State
+from batt_supervisor.core.model import Claim, Head, LiveAttempt, Tries
+from batt_supervisor.core.needs import Learned
+from batt_supervisor.core.world import Closing
+from batt_supervisor.store.rows import (
+    AttemptRow,
+    EventRow,
+    RunRow,
+    Span,
+    StageRow,
+    TallyRow,
+    TaskRow,
+)
+from batt_supervisor.store.values import Claimed, Created, NewRun, NewTask, Settlement, Wanted
+
+T = TypeVar("T")
+
+
+class Writes(Protocol):
+    """What an operation may do, all of it in one transaction.
+
+    Each may raise `Refused`, and nothing of its operation is kept then. Those that end in `_some` move a bounded number
+    of tasks, so that no other caller waits long for the writer; they are repeated until they have found nothing to do.
+    """
+
+    # A submission: an unsealed run, its tasks in chunks, the seal
+
+    def create_run(self, run: NewRun) -> Created:
+        """Write an unsealed run, or find the one that its key, or its unique name, made before."""
+
+    def add_tasks(self, run_id: int, offset: int, tasks: Sequence[NewTask]) -> Created:
+        """Write tasks at their places in an unsealed run; those that are there already stay as they are."""
+
+    def seal(self, run_id: int) -> Created:
+        """End a submission: from now on its tasks may start. Sealing a sealed run changes nothing."""
+
+    def discard(self, run_id: int) -> bool:
+        """Remove a run whose submission was given up, or a part of its tasks; whether it is gone."""
+
+    def expire_unsealed(self, older_than_ms: int) -> bool:
+        """Remove a submission that nobody has gone on with, or a part of it; whether there is none left."""
+
+    # Attempts: the row is the fence
+
+    def claim(self, wanted: Sequence[Wanted]) -> dict[int, Claimed]:
+        """Make queued tasks these attempts'; what was claimed, by the task's id."""
+
+    def settle(self, settlements: Sequence[Settlement]) -> dict[Claim, State]:
+        """Write ends of attempts, their results and what becomes of their tasks; their states, where still held."""
+
+    # Tasks that move without an attempt
+
+    def promote(self) -> set[int]:
+        """Queue scheduled tasks whose time has come; their runs."""
+
+    def release(self, run_id: int, stage: int) -> int:
+        """Queue tasks of a stage whose turn has come; how many."""
+
+    def ask_close(self, run_id: int, why: Closing) -> int:
+        """Let nothing more of a run start; how many of its tasks were open."""
+
+    def close_some(self, run_id: int, why: Closing) -> int:
+        """Cancel tasks of a closing run that have not started; how many."""
+
+    def stop_task(self, task_id: int) -> State:
+        """Cancel one task: at once when it has not started, else by asking for its end."""
+
+    def retry_some(self, run_id: int, task_id: int | None, states: Iterable[State]) -> int:
+        """Open settled tasks once more, with a fresh count of attempts; how many."""
+
+    # The rest
+
+    def save_kinds(self, learned: Sequence[Learned]) -> None:
+        """Store what was learned of these kinds, over what was known of them."""
+
+    def note(self, event: str, reason: str) -> None:
+        """Write an event of the service itself into the log."""
+
+
+class Reads(Protocol):
+    """Queries. Every method raises StoreUnavailable when the store cannot be read."""
+
+    def close(self) -> None: ...
+
+    def run(self, run_id: int) -> RunRow | None: ...
+
+    def run_named(self, name: str) -> RunRow | None:
+        """The latest run of that name."""
+
+    def run_names(self, limit: int) -> list[str]:
+        """Names of the latest runs, for suggestions."""
+
+    def runs(self, limit: int) -> list[RunRow]:
+        """The latest runs, newest first."""
+
+    def open_runs(self) -> list[RunRow]:
+        """Sealed runs that have not ended, oldest first."""
+
+    def stages(self, run: RunRow) -> list[StageRow]: ...
+
+    def tallies(self, run_id: int) -> list[TallyRow]:
+        """How many tasks of a run stand where."""
+
+    def totals(self) -> list[TallyRow]:
+        """Tallies over all runs that have been sealed."""
+
+    def heads(self, run_id: int, limit: int) -> list[Head]:
+        """The first queued tasks of each stage of a run, all in order of submission."""
+
+    def history(self, task_id: int) -> Tries:
+        """What a task has behind it; nothing for one that is not there."""
+
+    def next_due_ms(self) -> int | None:
+        """When the first scheduled task may be queued."""
+
+    def live(self) -> list[tuple[LiveAttempt, int]]:
+        """Every attempt held as running or stopping, with the number of its stage."""
+
+    def kinds(self) -> list[Learned]:
+        """What was learned of each kind, the one that was updated last at the end."""
+
+    def task(self, task_id: int) -> TaskRow | None: ...
+
+    def tasks(self, run_id: int, *, state: State | None, by_settling: bool, after: int, limit: int) -> list[TaskRow]:
+        """A page of a run's tasks, in the order in which they settled or in order of submission."""
+
+    def attempts(self, task_id: int) -> list[AttemptRow]: ...
+
+    def result_files(self) -> set[str]:
+        """Names of all files below results/ that a row knows."""
+
+    def events(self, after: int, limit: int, run_id: int | None = None) -> list[EventRow]:
+        """Events with a greater number than `after`, in order; of one run only, where it is named."""
+
+    def events_kept(self) -> Span:
+        """The numbers of the first event that is still kept and of the last that was written."""
+
+    def story(self, task_id: int) -> list[EventRow]:
+        """A task's events, oldest first; those that retention has removed are not in it."""
+
+
+Operation = Callable[[Writes], T]
+
+Item = tuple[Operation[Any], "Future[Any]"]
+
+
+class Writer(Protocol):
+    """The one thread that writes.
+
+    Attributes:
+        on_commit: Called in the writer's thread after each commit with the runs it touched.
+        on_point: Called in the writer's thread at points of an operation's life, for tests that break things there.
+        beat_s: Monotonic time of its last round; a watchdog reads it.
+    """
+
+    on_commit: Callable[[set[int]], None]
+    on_point: Callable[[str], None]
+    beat_s: float
+
+    def submit(self, operation: Operation[T]) -> Future[T]:
+        """Queue an operation; the future resolves when it is on disk, or raises what the operation raised."""
+
+    def submit_all(self, items: list[Item]) -> None:
+        """Queue several operations, each with its future, for one transaction."""
+
+    def run(self) -> None:
+        """The thread's whole life."""
+
+    def stop(self) -> None:
+        """Ask the thread to end once everything queued so far is written."""
+
+
+class Store(Protocol):
+    """A store that was opened: its schema is this version's."""
+
+    @property
+    def writer(self) -> Writer: ...
+
+    def reader(self) -> Reads:
+        """A new read connection, for one thread."""
+
+    def close(self) -> None:
+        """Let go of it; the writer's thread must have ended."""
