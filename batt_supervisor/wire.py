@@ -7,7 +7,7 @@ Runs are named `r7`, tasks `t123`; a run may also be named by its name, the late
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -105,6 +105,7 @@ class RunSpec(Wire):
 
     Attributes:
         key: A submission repeated with the same key creates nothing and gives the run it made the first time.
+        unique_name: The name is such a key as well; without it several runs may have the same.
         deadline_s: Seconds from sealing until what is left of the run is stopped.
         cwd: Absolute directory that tasks run in and import from first.
         env: Variables set over battd's own.
@@ -114,6 +115,7 @@ class RunSpec(Wire):
 
     name: RunName
     key: str | None = Field(default=None, min_length=1, max_length=200)
+    unique_name: bool = False
     deadline_s: Seconds | None = None
     cwd: str
     env: dict[str, str] = Field(default_factory=dict)
@@ -243,6 +245,51 @@ class LogText(Wire):
     attempt: int
     text: str
     truncated: bool
+
+
+class EventInfo(Wire):
+    """One event: a task has moved, or something has happened to a run or to the service.
+
+    Attributes:
+        seq: Its place in the log; later events have greater numbers, and no number is given twice.
+        event: For a task a word of the lifecycle (docs/architecture.md) or `created`; for a run `created`, `sealed`,
+            `closing`, `ended`, `reopened`, `discarded`, `removed`; for the service `started`, `stopped`, `clock`.
+        run: None for an event of the service, as `task` for one of a whole run.
+        attempt: The attempt that the task was at, from 1; None before the first.
+        was: `from` in JSON: the state it was in; None for what was not there before.
+        to: The state it is in now.
+        outcome: Of the attempt that ended with it.
+    """
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    seq: int
+    at_ms: int
+    event: str
+    run: str | None
+    task: str | None
+    attempt: int | None
+    was: str | None = Field(alias="from")
+    to: str | None
+    outcome: str | None
+    reason: str | None
+
+
+class EventPage(Wire):
+    """Some events, in order.
+
+    Attributes:
+        next: The `after` of the page behind it.
+        first: Number of the first event that is still kept.
+        missed: How many events behind `after` are no longer kept.
+        more: There are more than were asked for.
+    """
+
+    items: tuple[EventInfo, ...]
+    next: int
+    first: int
+    missed: int
+    more: bool
 
 
 class Why(Wire):
@@ -451,4 +498,8 @@ def task_name(task_id: int) -> str:
 
 def dumps(value: Json) -> str:
     """Compact JSON; raises ValueError for what JSON cannot say (NaN, infinities)."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return _COMPACT.encode(value)
+
+
+# Made once: json.dumps would make another for every value, which takes longer than a small value itself.
+_COMPACT: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False)

@@ -68,7 +68,15 @@ def new_run(spec: RunSpec, settings: Settings, environ: Mapping[str, str], total
         )
         stages.append(NewStage(stage.name, work, tuple(_after(stage, names[:number]))))
     return NewRun(
-        spec.name, spec.key, spec.cwd, spec.env, spec.deadline_s, tuple(stages), python=room.python, seed=spec.seed
+        spec.name,
+        spec.key,
+        spec.cwd,
+        spec.env,
+        spec.deadline_s,
+        tuple(stages),
+        python=room.python,
+        seed=spec.seed,
+        unique_name=spec.unique_name,
     )
 
 

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from batt_supervisor import __version__
-from batt_supervisor.api import accept, show
+from batt_supervisor.api import accept, events, show
 from batt_supervisor.api.answer import answer
 from batt_supervisor.api.limit import BodyLimit
 from batt_supervisor.api.service import Service
@@ -66,6 +66,7 @@ def create_app(service: Service) -> FastAPI:
     _submit_routes(app, service)
     _run_routes(app, service)
     _task_routes(app, service)
+    events.add_to(app, service)
     return app
 
 

@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,6 +55,7 @@ class Service:
     headroom: Callable[[], HeadroomReport] | None = None
     _reader: Reads | None = None
     _waiters: dict[int, set[asyncio.Event]] = field(default_factory=dict)
+    _event_waiters: set[asyncio.Event] = field(default_factory=set)
     _event_loop: asyncio.AbstractEventLoop | None = None
 
     @property
@@ -111,26 +113,40 @@ class Service:
 
     def changed(self, run_ids: set[int]) -> None:
         """The writer's thread: wake whoever waits for one of these runs."""
-        if self._event_loop is not None and not self._waiters.keys().isdisjoint(run_ids):
+        if self._event_loop is not None and (self._event_waiters or not self._waiters.keys().isdisjoint(run_ids)):
             self._event_loop.call_soon_threadsafe(self._wake, run_ids)
 
     def _wake(self, run_ids: set[int]) -> None:
         for run_id in run_ids:
             for event in self._waiters.get(run_id, ()):
                 event.set()
+        for event in self._event_waiters:
+            event.set()
 
     async def wait_for_change(self, run_id: int, until: Callable[[], Any], wait_s: float) -> None:
         """Return when `until()` is true, at the latest after `wait_s`."""
         event = asyncio.Event()
         self._waiters.setdefault(run_id, set()).add(event)
         try:
-            async with asyncio.timeout(wait_s):
-                while not until():
-                    await event.wait()
-                    event.clear()
-        except TimeoutError:
-            return
+            await _until(event, until, wait_s)
         finally:
             self._waiters[run_id].discard(event)
             if not self._waiters[run_id]:
                 del self._waiters[run_id]
+
+    async def wait_for_events(self, until: Callable[[], Any], wait_s: float) -> None:
+        """The same, with a look after every commit, whatever it was about."""
+        event = asyncio.Event()
+        self._event_waiters.add(event)
+        try:
+            await _until(event, until, wait_s)
+        finally:
+            self._event_waiters.discard(event)
+
+
+async def _until(event: asyncio.Event, until: Callable[[], Any], wait_s: float) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(wait_s):
+            while not until():
+                await event.wait()
+                event.clear()

@@ -69,6 +69,7 @@ class Flags:
 
     name: str | None = None
     key: str | None = None
+    unique_name: bool = False
     deadline_s: float | None = None
     cwd: str | None = None
     env: Mapping[str, str] | None = None
@@ -272,6 +273,7 @@ def _spec(
         return RunSpec(
             name=name,
             key=flags.key,
+            unique_name=flags.unique_name,
             deadline_s=flags.deadline_s if flags.deadline_s is not None else deadline_s,
             cwd=str(cwd),
             env=env,

@@ -10,6 +10,7 @@ import typer
 
 from batt_supervisor.cli.exits import Exit
 from batt_supervisor.cli.options import (
+    Caller,
     ConfigOption,
     JsonOption,
     SocketOption,
@@ -18,7 +19,7 @@ from batt_supervisor.cli.options import (
     reference,
     size,
 )
-from batt_supervisor.cli.output import cell, document, note, plain_json, say
+from batt_supervisor.cli.output import Table, cell, document, moment, note, plain_json, say
 from batt_supervisor.cli.place import Flags
 from batt_supervisor.core.lifecycle import State
 from batt_supervisor.errors import BadInput, BattError
@@ -45,6 +46,9 @@ def logs(
     *,
     task: Annotated[str, typer.Argument(metavar="TASK", help="t12 or 12.")],
     attempt: Annotated[int | None, typer.Option(min=1, metavar="N", help="Which attempt [default: the last].")] = None,
+    events: Annotated[
+        bool, typer.Option("--events", help="What has happened to the task, instead of what it wrote.")
+    ] = False,
     tail: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Only the end of it: 64KiB, 1MB [default: battd's own limit].")
     ] = None,
@@ -53,16 +57,22 @@ def logs(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Print what an attempt of a task wrote.
+    """Print what an attempt of a task wrote, or with --events the task's story.
 
-    Its standard output and error, and the traceback that it ended with.
+    Its standard output and error, and the traceback that it ended with. The story has every move from state to state,
+    when and why, as far back as battd keeps its events (`keep_events`).
 
     \b
     Examples:
       battctl logs t12
       battctl logs t12 --attempt 1 --tail 64KiB
+      battctl logs t12 --events
     """
     me = caller(ctx, Flags(socket, state_dir, config), as_json)
+    if events:
+        if attempt is not None or tail is not None:
+            raise BadInput("--attempt and --tail choose from what a task wrote; they do not go with --events")
+        return _story(me, reference(task))
     tail_bytes = size("--tail", tail)
     if tail_bytes == 0:
         raise BadInput("--tail must be larger than 0")
@@ -94,6 +104,32 @@ def logs(
     if found.error is not None:
         say("==> it ended with")
         say(found.error.traceback.rstrip("\n") or f"{found.error.type}: {found.error.message}")
+    return Exit.OK
+
+
+def _story(me: Caller, task: str) -> int:
+    with me.client() as client:
+        story = client.story(task)
+    if me.json:
+        document([event.model_dump(by_alias=True) for event in story])
+        return Exit.OK
+    if not story or story[0].event != "created":
+        note("battctl: what came before is no longer kept")
+    table = Table("WHEN", "AFTER", "EVENT", "TRY", "FROM", "TO", "OUTCOME", "REASON", right=("AFTER", "TRY"))
+    before = story[:1] + story
+    table.print(
+        (
+            moment(event.at_ms, ms=True),
+            f"{(event.at_ms - last.at_ms) / 1000:+.3f} s",
+            event.event,
+            event.attempt,
+            event.was,
+            event.to,
+            event.outcome,
+            event.reason,
+        )
+        for last, event in zip(before, story, strict=False)
+    )
     return Exit.OK
 
 

@@ -12,7 +12,20 @@ import typer
 from typer.core import TyperGroup
 
 from batt_supervisor import __version__
-from batt_supervisor.cli import control, doctor, headroom, inspect_task, results, status, submit, version, wait
+from batt_supervisor.cli import (
+    backup,
+    check,
+    control,
+    doctor,
+    events,
+    headroom,
+    inspect_task,
+    results,
+    status,
+    submit,
+    version,
+    wait,
+)
 from batt_supervisor.cli.exits import Exit
 from batt_supervisor.cli.options import Caller, ConfigOption, JsonOption, SocketOption, StateDirOption
 from batt_supervisor.cli.output import compact, note, say
@@ -91,9 +104,12 @@ status.add_to(app)
 wait.add_to(app)
 results.add_to(app)
 inspect_task.add_to(app)
+events.add_to(app)
 headroom.add_to(app)
 control.add_to(app)
 doctor.add_to(app)
+check.add_to(app)
+backup.add_to(app)
 version.add_to(app)
 
 

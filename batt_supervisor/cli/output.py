@@ -133,6 +133,9 @@ def counts(found: Mapping[Any, int]) -> str:
     return ", ".join(f"{number} {name}" for name, number in found.items() if number) or "none"
 
 
-def moment(at_ms: int | None) -> str:
+def moment(at_ms: int | None, *, ms: bool = False) -> str:
     """A wall time in the reader's own zone."""
-    return NONE if at_ms is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_ms / 1000))
+    if at_ms is None:
+        return NONE
+    text = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_ms / 1000))
+    return f"{text}.{at_ms % 1000:03}" if ms else text

@@ -70,6 +70,9 @@ def submit(
     key: Annotated[
         str | None, typer.Option(help="Submitting again with this key creates nothing and names the first run.")
     ] = None,
+    unique_name: Annotated[
+        bool, typer.Option("--unique-name", help="The same by its name: create nothing if there is a run of it.")
+    ] = False,
     timeout: Annotated[
         str | None, typer.Option("--timeout", "-t", metavar="TIME", help="Limit of each attempt: 20s, 10m, 1h30m.")
     ] = None,
@@ -183,6 +186,7 @@ def submit(
     flags = Flags(
         name=name,
         key=key,
+        unique_name=unique_name,
         cwd=cwd,
         env=_environment(env or ()),
         python=python,
@@ -305,7 +309,8 @@ def _send(batch: Batch, me: Caller, wait_for_it: bool) -> int:
         if not me.json and not wait_for_it:
             with me.client() as client:
                 name = client.run(created.run).name
-        note(f"run {created.run} has been there under the key {batch.spec.key!r}; nothing was created")
+        under = f"under the key {batch.spec.key!r}" if batch.spec.key is not None else f"by the name {name!r}"
+        note(f"run {created.run} has been there {under}; nothing was created")
     if wait_for_it:
         if me.json:
             note(f"run {created.run}")

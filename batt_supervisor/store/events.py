@@ -8,32 +8,42 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from batt_supervisor.store.journal import CREATED
-from batt_supervisor.store.rows import EventRow, Span
+from batt_supervisor.store.rows import EventRow, EventsPage, Span
 
-ROWS: Final = 64
-"""Rows of the log that are read at once."""
+ROWS: Final = 256
+"""Rows of the log that are looked through for one page at most; a row may hold thousands of events."""
+
+LOOKED_MAX: Final = 50_000
+"""Events that are looked through for one page at most, give or take a row: some 50 ms."""
 
 _FROM: Final = (
-    "SELECT first, at_ms, body FROM events WHERE first >= "
+    "SELECT first, last, at_ms, body FROM events WHERE first >= "
     "coalesce((SELECT max(first) FROM events WHERE first <= ?), 0) ORDER BY first LIMIT ?"
 )
 
 
-def page(db: sqlite3.Connection, after: int, limit: int, run_id: int | None) -> list[EventRow]:
-    """Up to `limit` events numbered above `after`, of one run where it is named."""
+def page(db: sqlite3.Connection, after: int, limit: int, run_id: int | None) -> EventsPage:
+    """Events numbered above `after`, of one run where it is named: up to `limit`, or what a short look has found."""
     found: list[EventRow] = []
-    wanted = after + 1
-    while True:
-        rows = db.execute(_FROM, (wanted, ROWS)).fetchall()
-        for first, at_ms, body in rows:
-            for event in _of_row(first, at_ms, body, wanted):
-                wanted = event.seq + 1
-                if run_id is None or event.run_id == run_id:
-                    found.append(event)
-                    if len(found) == limit:
-                        return found
-        if len(rows) < ROWS:
-            return found
+    next_after = after
+    looked = seen = 0
+    newest = span(db).last
+    rows = db.execute(_FROM, (after + 1, ROWS))
+    for first, last, at_ms, body in rows:
+        for event in _of_row(first, at_ms, body, after + 1):
+            if run_id is None or event.run_id == run_id:
+                found.append(event)
+                if len(found) == limit:
+                    rows.close()
+                    return EventsPage(tuple(found), event.seq, more=event.seq < newest)
+        next_after, looked, seen = max(next_after, last), looked + last - first + 1, seen + 1
+        if looked > LOOKED_MAX:
+            break
+    else:
+        if seen < ROWS:
+            next_after = max(next_after, newest)  # also where retention has removed what was behind `after`
+    rows.close()
+    return EventsPage(tuple(found), next_after, more=next_after < newest)
 
 
 def span(db: sqlite3.Connection) -> Span:

@@ -17,6 +17,7 @@ from batt_supervisor.core.world import Closing
 from batt_supervisor.store.rows import (
     AttemptRow,
     EventRow,
+    EventsPage,
     RunRow,
     Span,
     StageRow,
@@ -141,8 +142,8 @@ class Reads(Protocol):
     def result_files(self) -> set[str]:
         """Names of all files below results/ that a row knows."""
 
-    def events(self, after: int, limit: int, run_id: int | None = None) -> list[EventRow]:
-        """Events with a greater number than `after`, in order; of one run only, where it is named."""
+    def events(self, after: int, limit: int, run_id: int | None = None) -> EventsPage:
+        """Events with a greater number than `after`, of one run where it is named: as many as a short look finds."""
 
     def events_kept(self) -> Span:
         """The numbers of the first event that is still kept and of the last that was written."""

@@ -14,7 +14,7 @@ from batt_supervisor.core.needs import Learned
 from batt_supervisor.core.world import Closing
 from batt_supervisor.errors import StoreUnavailable
 from batt_supervisor.store import events, tries
-from batt_supervisor.store.rows import AttemptRow, EventRow, RunRow, Span, StageRow, TallyRow, TaskRow
+from batt_supervisor.store.rows import AttemptRow, EventRow, EventsPage, RunRow, Span, StageRow, TallyRow, TaskRow
 
 INT_MAX: Final = 2**63 - 1
 
@@ -221,8 +221,8 @@ class Reader:
 
     # The event log
 
-    def events(self, after: int, limit: int, run_id: int | None = None) -> list[EventRow]:
-        """Events with a greater number than `after`, in order; of one run only, where it is named."""
+    def events(self, after: int, limit: int, run_id: int | None = None) -> EventsPage:
+        """Events with a greater number than `after`, of one run where it is named: as many as a short look finds."""
         with _told():
             return events.page(self._db, after, limit, run_id)
 

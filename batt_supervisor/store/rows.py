@@ -120,6 +120,20 @@ class EventRow:
 
 
 @dataclass(frozen=True, slots=True)
+class EventsPage:
+    """Some events, in order.
+
+    Attributes:
+        next: The number of the last event that was looked at: the page behind this one starts there.
+        more: There are events behind that one.
+    """
+
+    events: tuple[EventRow, ...]
+    next: int
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Span:
     """Numbers of the first event that is still kept, and of the last that was written; 0 for none."""
 

@@ -50,16 +50,14 @@ def _existing(tx: Transaction, run: NewRun) -> Created | None:
     Raises:
         Refused: That one was submitted otherwise, so it is not this submission that was repeated.
     """
-    where, value, called = "submit_key = ?", run.key, "key"
-    if run.key is None:
-        if not run.unique_name:
-            return None
-        where, value, called = "name = ? AND NOT going", run.name, "name"
-    row = tx.db.execute(
-        "SELECT id, task_count, sealed_at_ms IS NOT NULL, name, cwd, env, python, seed, deadline_s FROM runs "
-        f"WHERE {where} ORDER BY id DESC LIMIT 1",
-        (value,),
-    ).fetchone()
+    select = (
+        "SELECT id, task_count, sealed_at_ms IS NOT NULL, name, cwd, env, python, seed, deadline_s FROM runs WHERE "
+    )
+    called, value = "key", run.key
+    row = tx.db.execute(f"{select} submit_key = ?", (run.key,)).fetchone() if run.key is not None else None
+    if row is None and run.unique_name:
+        called, value = "name", run.name
+        row = tx.db.execute(f"{select} name = ? AND NOT going ORDER BY id DESC LIMIT 1", (run.name,)).fetchone()
     if row is None:
         return None
     run_id, tasks, sealed, name, cwd, env, python, seed, deadline_s = row

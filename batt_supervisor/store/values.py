@@ -27,7 +27,6 @@ class NewRun:
     Attributes:
         key: Of the submission; one that is repeated with it creates nothing.
         unique_name: The name is such a key as well: there is to be no other run of that name.
-        fingerprint: Of everything that was submitted but the tasks; a key stands for one submission only.
     """
 
     name: str
@@ -39,7 +38,6 @@ class NewRun:
     python: str = ""
     seed: int | None = None
     unique_name: bool = False
-    fingerprint: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -192,7 +192,11 @@ class Desk:
 
     def check_events(self) -> None:
         """The log has every move once, in order, and each task's story leads to where it stands."""
-        log = self.reader.events(0, 1_000_000)
+        page = self.reader.events(0, 1_000)
+        log = list(page.events)
+        while page.more:
+            page = self.reader.events(page.next, 1_000)
+            log += page.events
         span = self.reader.events_kept()
         assert [event.seq for event in log] == list(range(span.first or 1, span.last + 1))
         by_task: dict[int, list[EventRow]] = {}
