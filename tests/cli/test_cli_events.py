@@ -55,7 +55,7 @@ def test_lines_have_exactly_the_fields_of_the_api(battctl: Battctl, stub: Any) -
     assert ended.code == 0
     lines = [json.loads(line) for line in ended.out.splitlines()]
     assert lines[0] == event(1, "created", to="queued")
-    assert list(lines[0]) == "seq at_ms event run task attempt from to outcome reason".split()
+    assert list(lines[0]) == ["seq", "at_ms", "event", "run", "task", "attempt", "from", "to", "outcome", "reason"]
 
 
 def test_what_is_no_longer_kept_is_told(battctl: Battctl, stub: Any) -> None:

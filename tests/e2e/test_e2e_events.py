@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import subprocess
@@ -89,7 +90,7 @@ def test_a_stream_outlives_restarts_of_either_side(follower: tuple[Daemon, Follo
     assert of_second["created"] == of_second["succeed"] == 50
     for task in {event["task"] for event in found if event["task"]}:
         own = [event for event in found if event["task"] == task]
-        assert all(before["to"] == after["from"] for before, after in zip(own, own[1:], strict=False))
+        assert all(before["to"] == after["from"] for before, after in itertools.pairwise(own))
 
 
 def test_a_tasks_story_is_told(battd: Daemon, battctl: Any) -> None:

@@ -1,6 +1,7 @@
 """A real store on disk, and short words for what the daemon does to it."""
 
 import itertools
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,11 +31,39 @@ class ClaimLost(Exception):
         super().__init__(f"task t{task_id} is no longer held by its attempt {attempt}")
 
 
+class Crash(BaseException):
+    """The process died here."""
+
+
+class Dying:
+    """The writer's connection of a process that dies before its next statement but so many."""
+
+    def __init__(self, db: sqlite3.Connection, statements: int) -> None:
+        self._db, self.left = db, statements
+
+    def _count(self) -> None:
+        if self.left == 0:
+            raise Crash
+        self.left -= 1
+
+    def execute(self, *given: Any) -> sqlite3.Cursor:
+        self._count()
+        return self._db.execute(*given)
+
+    def executemany(self, *given: Any) -> sqlite3.Cursor:
+        self._count()
+        return self._db.executemany(*given)
+
+
 class Desk:
     """A store whose operations are carried out at once, each in a transaction of its own unless `group` is used.
 
     Attributes:
         now_ms: The wall time of the next transaction.
+        dies_in: The process dies before its next statement but so many, BEGIN and COMMIT included, or right behind a
+            COMMIT; what it leaves on the disk is opened again, and the transaction is carried out once more if it was
+            not committed, as whoever had asked for it would have it done.
+        deaths: How often it has died with a transaction open.
         Lost: What an operation on a task raises that is no longer to be had.
     """
 
@@ -46,18 +75,59 @@ class Desk:
         self.reader: Reader = self.store.reader()
         self.db: sqlite3.Connection = self.store._db
         self.now_ms = 1_700_000_000_000
+        self.dies_in: int | None = None
+        self.deaths = 0
 
     def group(self, *operations: Callable[[Operations], Any]) -> list[Any]:
         """What the writer does with operations that came together: one transaction."""
-        self.db.execute("BEGIN IMMEDIATE")
+        if self.dies_in is not None:
+            before = self.dump()
+            dying: Any = Dying(self.db, self.dies_in)
+            try:
+                return self._commit(dying, operations)
+            except Crash:
+                self.deaths += 1
+            finally:
+                self.dies_in = dying.left or None
+                if not dying.left:
+                    self._open(self._copy())
+            assert self.dump() == before, "half a transaction is on the disk"
+            self.check()
+        return self._commit(self.db, operations)
+
+    def _copy(self) -> Path:
+        """The files as they are, which is what the kernel keeps of a process that is killed."""
+        folder = self.path.parent / f"died-{self.deaths}-{time.monotonic_ns()}"
+        folder.mkdir()
+        for end in ("", "-wal"):
+            if self.path.with_name(self.path.name + end).exists():
+                shutil.copy(self.path.with_name(self.path.name + end), folder)
+        return folder / self.path.name
+
+    def _open(self, path: Path) -> None:
+        self.reader.close()
+        if self.db.in_transaction:
+            self.db.execute("ROLLBACK")
+        self.store.close()
+        self.path = path
+        self.store = Store(path)
+        self.reader = self.store.reader()
+        self.db = self.store._db
+
+    def dump(self) -> list[str]:
+        """Everything that is in the database."""
+        return list(self.db.iterdump())
+
+    def _commit(self, db: sqlite3.Connection, operations: Sequence[Callable[[Operations], Any]]) -> list[Any]:
+        db.execute("BEGIN IMMEDIATE")
         try:
-            tx = Operations(self.db, self.now_ms)
+            tx = Operations(db, self.now_ms)
             answers = [operation(tx) for operation in operations]
             tx.close()
-        except BaseException:
-            self.db.execute("ROLLBACK")
+        except Exception:
+            db.execute("ROLLBACK")
             raise
-        self.db.execute("COMMIT")
+        db.execute("COMMIT")
         return answers
 
     def do(self, operation: Callable[[Operations], T]) -> T:

@@ -47,9 +47,11 @@ class Moves(RuleBasedStateMachine):
     """Hypothesis calls the rules in any order; `desk.check` looks at every count after each."""
 
     make_desk: Any = None
+    crashes = False
 
-    @initialize()
-    def open(self) -> None:
+    @initialize(dies_every=st.integers(4, 40))
+    def open(self, dies_every: int) -> None:
+        self.dies_every = dies_every
         self.folder = tempfile.TemporaryDirectory()
         self.desk = self.make_desk(Path(self.folder.name) / "queue.db")
         self.runs: dict[int, Run] = {}
@@ -294,23 +296,56 @@ class Moves(RuleBasedStateMachine):
         assert {run_id: self.desk.reader.run(run_id).closing for run_id in self.runs} == {
             run_id: run.closing for run_id, run in self.runs.items()
         }
+        if self.crashes and self.desk.dies_in is None:
+            self.desk.dies_in = self.dies_every  # in the middle of what is done next, or soon after
         order = self.desk.db.execute("SELECT id FROM tasks WHERE settled_seq IS NOT NULL ORDER BY settled_seq")
         if not any(run.closing for run in self.runs.values()):  # a bulk move has no order to keep
             assert sorted(row[0] for row in order) == sorted(self.settled)
 
 
-def test_every_order_of_moves_keeps_the_books(make_desk: Any) -> None:
+def drive(make_desk: Any, examples: int, *, crashes: bool) -> type[Moves]:
     class Bound(Moves):
         pass
 
-    Bound.make_desk = make_desk
+    Bound.make_desk, Bound.crashes = make_desk, crashes
     run_state_machine_as_test(
         Bound,
         settings=settings(
-            max_examples=120,
+            max_examples=examples,
             stateful_step_count=40,
             deadline=None,
             database=None,
             suppress_health_check=list(HealthCheck),
         ),
     )
+    return Bound
+
+
+def test_every_order_of_moves_keeps_the_books(make_desk: Any) -> None:
+    drive(make_desk, 120, crashes=False)
+
+
+def test_a_death_between_any_two_statements_leaves_whole_transactions_only(make_desk: Any) -> None:
+    """What is on the disk at that instant is opened again: the same books, and the next move is as good as ever."""
+    deaths = 0
+
+    class Counting(make_desk):  # type: ignore[misc]
+        def close(self) -> None:
+            nonlocal deaths
+            deaths += self.deaths
+            super().close()
+
+    drive(Counting, 15, crashes=True)
+    assert deaths > 20, "it hardly ever died: nothing is shown"
+
+
+@pytest.mark.parametrize("statements", range(16))
+def test_a_death_in_the_end_of_an_attempt(desk: Any, statements: int) -> None:
+    """Result, end of the attempt, next state, counts and events are there together, or none of them is."""
+    run_id = desk.run([1, 1])
+    held = desk.claim(desk.tasks(run_id)[0])
+    desk.dies_in = statements
+    assert desk.settle(held) is S.SUCCEEDED
+    assert desk.deaths or statements > 8
+    assert desk.states(run_id) == [S.SUCCEEDED, S.WAITING]
+    assert desk.task(held.task_id).value == "1"
