@@ -66,6 +66,12 @@ class StoreUnavailable(Refused):
     code, http_status = "store_unavailable", 503
 
 
+class StoreDamaged(StoreUnavailable):
+    """A page of the database is not what SQLite wrote. Nothing starts on it until it was checked or restored."""
+
+    code = "store_damaged"
+
+
 class SchemaTooNew(BattError):
     """The database was written by a later version; this one neither reads nor changes it."""
 
@@ -82,6 +88,12 @@ class StateDirHeld(BattError):
     """Another battd serves this state directory; the message names its pid and socket."""
 
     code, http_status, exit_code = "state_dir_held", 409, 75
+
+
+class BackupFailed(BattError):
+    """A backup, or what is restored from one, could not be written; nothing of it is left."""
+
+    code, http_status, exit_code = "backup_failed", 503, 73
 
 
 class IllegalTransition(BattError):

@@ -30,8 +30,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "wire": ("core.lifecycle", "errors"),
     "api": ("api", "store", "core", "wire", "config", *BASE),
     # What a state is called is the same word everywhere, so the lifecycle's enumerations are part of the wire.
-    "client": ("wire", "core.lifecycle", *BASE),
-    "cli": ("cli", "client", "wire", "core.lifecycle", *BASE),
+    "chunks": ("wire", "errors"),
+    "client": ("chunks", "wire", "core.lifecycle", *BASE),
+    # What battctl does to the files of a state directory itself, with or without a battd to be asked.
+    "upkeep": ("store", "config", *BASE),
+    "cli": ("cli", "client", "upkeep", "wire", "core.lifecycle", *BASE),
     "executor": ("client", "wire", "core.lifecycle", "pool", "worker", *BASE),
 }
 """What each part of batt_supervisor may import of ours. `daemon` and `testing` may import everything."""
@@ -125,3 +128,15 @@ def test_decisions_have_no_clock_no_files_and_no_threads() -> None:
 def test_every_rule_is_about_a_part_that_exists_or_is_planned() -> None:
     there = {part_of(path) for path in modules("batt_supervisor")}
     assert set(MAY_IMPORT) - there <= {"executor"}
+
+
+def test_only_two_commands_reach_the_files_and_only_when_they_run() -> None:
+    """What they need takes longer to import than the rest of battctl."""
+    lazy = {"backup.py", "check.py"}
+    reached = {
+        f"{path.name}: {name}"
+        for path in modules("batt_supervisor/cli")
+        for _, name in imports(path, when_imported=path.name in lazy)
+        if ours(name) is not None and is_allowed(ours(name) or "", ("upkeep",))
+    }
+    assert reached == set()

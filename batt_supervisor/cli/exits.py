@@ -36,7 +36,10 @@ class Meaning(NamedTuple):
 
 TABLE: Final[dict[Exit, Meaning]] = {
     Exit.OK: Meaning("done; `wait`: every task succeeded", "drained and ended as asked"),
-    Exit.FAILED: Meaning("`wait`: the run ended and some task failed; `doctor`: something is bad"),
+    Exit.FAILED: Meaning(
+        "`wait`: the run ended and some task failed; `doctor`, `check --store`: something is bad; `backup`, `restore`: "
+        "done, and something that the database names is missing"
+    ),
     Exit.BAD_INPUT: Meaning(
         "what was given cannot be meant (option, argument, run file, items); nothing was changed",
         "a flag, variable or configuration key is wrong; it did not start",
@@ -47,14 +50,15 @@ TABLE: Final[dict[Exit, Meaning]] = {
     Exit.NOT_FOUND: Meaning("no such run or task"),
     Exit.UNREACHABLE: Meaning("no battd answers on the socket"),
     Exit.REFUSED: Meaning(
-        "battd answered, but cannot do it (it drains, its store is not available, the task has ended already)"
+        "battd answered, but cannot do it (it drains, its store is not available, the task has ended already); "
+        "`backup`, `check --store`: the database cannot be read"
     ),
     Exit.INTERNAL: Meaning("a defect of battctl", "a defect of battd: one of its threads ended or hung"),
     Exit.CANNOT_CREATE: Meaning(
-        "battd reports that its database is newer than itself",
+        "the database or backup is newer than this program; a backup or what is restored from one cannot be written",
         "the state directory or socket cannot be made, or the database is newer than this battd",
     ),
-    Exit.HELD: Meaning("", "another battd holds the state directory"),
+    Exit.HELD: Meaning("`restore`: a battd has taken the directory", "another battd holds the state directory"),
     Exit.INTERRUPTED: Meaning("stopped with Ctrl-C; a run that was waited for goes on"),
     Exit.PIPE_CLOSED: Meaning("whoever read the output went away (as `head` does)"),
 }

@@ -20,6 +20,7 @@ from batt_supervisor.cli import (
     events,
     headroom,
     inspect_task,
+    prune,
     results,
     status,
     submit,
@@ -107,6 +108,7 @@ inspect_task.add_to(app)
 events.add_to(app)
 headroom.add_to(app)
 control.add_to(app)
+prune.add_to(app)
 doctor.add_to(app)
 check.add_to(app)
 backup.add_to(app)

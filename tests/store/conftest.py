@@ -222,16 +222,20 @@ class Desk:
 
     def check(self) -> None:
         """Every fact that must hold between transactions."""
+        # Of a run that is being removed, and seen by nobody, the rows go before the counts.
+        seen = "run_id IN (SELECT id FROM runs WHERE NOT going AND (sealed_at_ms IS NOT NULL OR closing IS NULL))"
         tallied = {
             tuple(row[:4]): row[4]
-            for row in self.db.execute("SELECT run_id, stage, state, outcome, count FROM tallies WHERE count")
+            for row in self.db.execute(
+                f"SELECT run_id, stage, state, outcome, count FROM tallies WHERE count AND {seen}"
+            )
         }
         settled = ", ".join(f"'{state}'" for state in sorted(SETTLED))
         counted = {
             tuple(row[:4]): row[4]
             for row in self.db.execute(
                 f"SELECT run_id, stage, state, iif(state IN ({settled}), coalesce(outcome, ''), ''), count(*) "
-                "FROM tasks GROUP BY 1, 2, 3, 4"
+                f"FROM tasks WHERE {seen} GROUP BY 1, 2, 3, 4"
             )
         }
         assert tallied == counted
@@ -259,6 +263,8 @@ class Desk:
         self.check_events()
         results = {row[0] for row in self.db.execute("SELECT task_id FROM results")}
         assert results == {row[0] for row in self.db.execute("SELECT id FROM tasks WHERE state = 'succeeded'")}
+        named = "SELECT log, count(*) FROM attempts WHERE log_to > log_from GROUP BY log"
+        assert dict(self.db.execute("SELECT name, attempts FROM logs")) == dict(self.db.execute(named))
 
     def check_events(self) -> None:
         """The log has every move once, in order, and each task's story leads to where it stands."""
@@ -268,34 +274,44 @@ class Desk:
             page = self.reader.events(page.next, 1_000)
             log += page.events
         span = self.reader.events_kept()
-        assert [event.seq for event in log] == list(range(span.first or 1, span.last + 1))
+        assert [event.seq for event in log] == list(range(span.first or span.last + 1, span.last + 1))
+        whole = span.first == 1  # else retention has removed the front of the log
         by_task: dict[int, list[EventRow]] = {}
         for event in log:
             if event.task_id is not None:
                 by_task.setdefault(event.task_id, []).append(event)
         for task_id, state, attempt in self.db.execute("SELECT id, state, attempt FROM tasks").fetchall():
             story = self.reader.story(task_id)
-            assert story == by_task[task_id]
-            assert (story[0].event, story[0].was, story[-1].now_is) == ("created", None, state)
+            assert story == by_task.get(task_id, [])
             assert all(before.now_is == after.was for before, after in itertools.pairwise(story))
-            assert [event.attempt for event in story if event.event == "claim"] == list(range(1, attempt + 1))
+            claims = [event.attempt for event in story if event.event == "claim"]
+            assert claims == list(range(attempt + 1 - len(claims), attempt + 1))
+            if story:
+                assert story[-1].now_is == state
+            if whole:
+                assert (story[0].event, story[0].was, len(claims)) == ("created", None, attempt)
 
     def close(self) -> None:
         self.reader.close()
         self.store.close()
 
 
+BACKENDS = {"sqlite": Desk}
+"""Every store there is. Whatever stands behind `store.protocol` one day has a desk here, and passes the same tests."""
+
+
+@pytest.fixture(params=BACKENDS.values(), ids=BACKENDS.keys())
+def make_desk(request: pytest.FixtureRequest) -> type[Desk]:
+    found: type[Desk] = request.param
+    return found
+
+
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    desk = Desk(tmp_path / "queue.db")
+def desk(tmp_path: Path, make_desk: type[Desk]) -> Iterator[Desk]:
+    desk = make_desk(tmp_path / "queue.db")
     yield desk
     desk.check()
     desk.close()
-
-
-@pytest.fixture
-def make_desk() -> type[Desk]:
-    return Desk
 
 
 class Writing:

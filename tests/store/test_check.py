@@ -61,7 +61,7 @@ def faults(state_dir: Path) -> list[tuple[str, str]]:
 
 def test_a_sound_store_is_told_with_its_figures(state_dir: Path) -> None:
     report = check_store(state_dir)
-    assert report.sound and report.faults == [] and report.left_over == {} and report.unread == ""
+    assert report.sound and report.faults == [] and report.left_over.count == 0 and report.unread == ""
     assert report.schema == schema.migrations()[-1][0]
     assert report.runs == 9
     assert report.tasks == {"cancelled": 4, "failed": 2, "queued": 2, "running": 1, "succeeded": 7, "waiting": 1}
@@ -153,7 +153,7 @@ def test_what_is_on_its_way_is_no_fault_and_not_left_over(
     made(state_dir)
     report = check_store(state_dir)
     assert report.faults == []
-    assert report.left_over == {}
+    assert report.left_over.count == 0
 
 
 def test_a_log_that_holds_nothing_may_be_gone(state_dir: Path) -> None:
@@ -171,7 +171,8 @@ def test_files_that_nobody_names_are_told_and_are_no_fault(state_dir: Path) -> N
     written("logs/worker-1-1.log", "123")(state_dir)
     report = check_store(state_dir)
     assert report.sound
-    assert report.left_over == {"results/77-1.json": 5, "results/4-2.json.tmp": 1}
+    assert report.left_over_files == {"results/77-1.json": 5, "results/4-2.json.tmp": 1}
+    assert report.left_over == checking.Files(2, 6)
     assert report.unnamed_logs == checking.Files(1, 3)
 
 
