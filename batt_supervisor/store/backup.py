@@ -42,7 +42,7 @@ def copy(source: Path, target: Path, told: Callable[[int, int], None] = lambda d
 
     The transaction that `held` has begun is what makes it one state. Without it SQLite's backup begins anew whenever
     another process has written between two of its steps, which beside a busy battd is for ever. VACUUM INTO would do as
-    well, takes three times as long, and says nothing of its progress.
+    well, but says nothing of its progress.
 
     Args:
         target: What is left of it after an error is the caller's to remove.
