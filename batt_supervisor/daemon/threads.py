@@ -7,11 +7,13 @@ import select
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
 import structlog
+
+from batt_supervisor.daemon.faults import Point, no_fault
 
 AGAIN_S: Final = 0.1
 """Between two tries to start a thread."""
@@ -52,13 +54,16 @@ class Watched:
 class Crewmen:
     """The threads beside the main one.
 
+    Args:
+        point: Called by each thread at first, with its name.
+
     Attributes:
         leaving: Set when battd goes down, and threads may end.
     """
 
-    def __init__(self, faults: Mapping[str, str]) -> None:
+    def __init__(self, point: Point = no_fault) -> None:
         self.leaving = False
-        self._faults = faults
+        self._point = point
         self._threads: list[threading.Thread] = []
 
     def start(self, name: str, body: Callable[[], None]) -> None:
@@ -75,7 +80,7 @@ class Crewmen:
 
     def _live(self, name: str, body: Callable[[], None]) -> None:
         try:
-            fault(self._faults, name)
+            self._point(name)
             body()
         except BaseException:
             give_up(f"{traceback.format_exc()}thread {name!r} ended by an error")
@@ -111,18 +116,3 @@ class Watchdog:
             silent_s = now_s - one.beat_s()
             if silent_s > limit_s:
                 give_up(f"{one.name!r} has not gone round for {silent_s:.1f} s (watchdog: {limit_s:g} s)")
-
-
-def faults_from(environ: Mapping[str, str]) -> dict[str, str]:
-    """Fault points for tests: BATT_FAULTS="writer=die,loop=hang" makes those threads end or stand still."""
-    pairs = (part.partition("=") for part in environ.get("BATT_FAULTS", "").split(",") if part)
-    return {name: what for name, _, what in pairs}
-
-
-def fault(faults: Mapping[str, str], name: str) -> None:
-    """The fault point of a thread: nothing, unless a test asked for more."""
-    match faults.get(name):
-        case "die":
-            raise RuntimeError("told to die by BATT_FAULTS")
-        case "hang":
-            time.sleep(3600)

@@ -16,9 +16,10 @@ ROOT = str(Path(batt_supervisor.__file__).parents[1])
 
 START = """
 import sys, threading, time
-from batt_supervisor.daemon import threads
+from batt_supervisor.daemon import faults, threads
 from batt_supervisor.daemon.threads import Crewmen, Watchdog, Watched, give_up
 now = time.monotonic
+told = lambda text: faults.read({'BATT_FAULTS': text}).point
 """
 
 
@@ -45,10 +46,10 @@ LIVE_ON = "\ntime.sleep(50)\nsys.exit(3)"
         ("try:\n    give_up('x')\nfinally:\n    print('orderly')", "battd: x;"),
         ("import atexit; atexit.register(time.sleep, 50); give_up('x')", "battd: x;"),
         ("threading.Thread(target=time.sleep, args=(50,)).start(); give_up('x')", "battd: x;"),
-        ("Crewmen({}).start('writer', lambda: None)", "battd: thread 'writer' ended unexpectedly;"),
-        ("Crewmen({}).start('writer', lambda: 1 / 0)", "thread 'writer' ended by an error; leaving"),
-        ("Crewmen({}).start('writer', lambda: sys.exit(0))", "thread 'writer' ended by an error; leaving"),
-        ("Crewmen({'api': 'die'}).start('api', lambda: time.sleep(50))", "thread 'api' ended by an error; leaving"),
+        ("Crewmen().start('writer', lambda: None)", "battd: thread 'writer' ended unexpectedly;"),
+        ("Crewmen().start('writer', lambda: 1 / 0)", "thread 'writer' ended by an error; leaving"),
+        ("Crewmen().start('writer', lambda: sys.exit(0))", "thread 'writer' ended by an error; leaving"),
+        ("Crewmen(told('api=die')).start('api', lambda: time.sleep(50))", "thread 'api' ended by an error; leaving"),
         (
             "Watchdog([Watched('a', now), Watched('b', lambda: now() - 11)], now()).look(10)",
             "battd: 'b' has not gone round for 11.0 s (watchdog: 10 s);",
@@ -63,19 +64,17 @@ def test_the_end_of_a_part_is_the_end_of_the_process(code: str, sentence: str) -
 
 
 def test_an_error_is_told_with_its_traceback() -> None:
-    assert "ZeroDivisionError" in run("Crewmen({}).start('writer', lambda: 1 / 0)" + LIVE_ON).stderr
+    assert "ZeroDivisionError" in run("Crewmen().start('writer', lambda: 1 / 0)" + LIVE_ON).stderr
 
 
 def test_a_thread_may_end_when_battd_is_leaving() -> None:
-    code = "crew = Crewmen({}); crew.leaving = True; crew.start('w', lambda: None); print(crew.join(30)); sys.exit(5)"
+    code = "crew = Crewmen(); crew.leaving = True; crew.start('w', lambda: None); print(crew.join(30)); sys.exit(5)"
     done = run(code)
     assert (done.returncode, done.stdout) == (5, "[]\n")
 
 
 def test_threads_that_do_not_end_are_named() -> None:
-    code = (
-        "crew = Crewmen({}); crew.leaving = True; crew.start('stuck', lambda: time.sleep(50)); print(crew.join(0.01))"
-    )
+    code = "crew = Crewmen(); crew.leaving = True; crew.start('stuck', lambda: time.sleep(50)); print(crew.join(0.01))"
     done = run(code)
     assert (done.returncode, done.stdout) == (0, "['stuck']\n")
 
@@ -86,7 +85,7 @@ def test_what_goes_round_is_left_alone(silent_s: float) -> None:
     assert done.returncode == 5
 
 
-@pytest.mark.parametrize("code", ["give_up('x')", "Crewmen({}).start('w', lambda: 1 / 0); time.sleep(0.2)"])
+@pytest.mark.parametrize("code", ["give_up('x')", "Crewmen().start('w', lambda: 1 / 0); time.sleep(0.2)"])
 def test_a_log_that_nobody_reads_any_more_stops_nothing(code: str) -> None:
     read, write = os.pipe()
     os.close(read)
@@ -112,22 +111,3 @@ def test_a_log_that_is_full_stops_nothing() -> None:
         os.close(fd)
     assert ended
     assert code == 70
-
-
-@pytest.mark.parametrize(
-    ("text", "faults"),
-    [
-        ("", {}),
-        ("writer=die", {"writer": "die"}),
-        ("writer=die,loop=hang,", {"writer": "die", "loop": "hang"}),
-        ("x", {"x": ""}),
-    ],
-)
-def test_fault_points_are_named_by_a_variable(text: str, faults: dict[str, str]) -> None:
-    assert threads.faults_from({"BATT_FAULTS": text}) == faults
-
-
-def test_a_thread_without_a_fault_goes_on() -> None:
-    threads.fault({"other": "die"}, "writer")
-    with pytest.raises(RuntimeError):
-        threads.fault({"writer": "die"}, "writer")
