@@ -16,14 +16,16 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 INSTALL = TMPDIR="$(CURDIR)/$(VENV)/tmp" $(BIN)/python -m pip install --quiet --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench exhaustion clean
+.PHONY: help demo test check bench million exhaustion chaos clean
 
 help:
 	@echo 'make demo    run a real batch through supervisord, battd and battctl (DEMO="-c 32" for a smaller one)'
 	@echo 'make test    the tests (TEST="-k wall -x" for pytest)'
 	@echo 'make check   style, types, layers, and the systemd units'
 	@echo 'make bench   throughput and the wall beside pebble, what admission costs (BENCH="--help", WALL="--help" for options)'
+	@echo 'make million    a million queued tasks: submission beside raw SQLite, what they cost, recovery (MILLION="--help")'
 	@echo 'make exhaustion   too few processes, too little memory: beside six other pools (EXHAUSTION="--help"); some 15 minutes'
+	@echo 'make chaos   5,000 tasks while battd, its nursery and its workers are killed (CHAOS="--seed 7 --tasks 5000 --kills 50"); minutes'
 	@echo 'make clean   remove what these have made, the virtual environment too'
 	@echo
 	@echo 'Each sets up .venv first. PYTHON=/path/to/python3.12 makes it from that Python.'
@@ -41,7 +43,7 @@ check: $(TO_TEST)
 	$(BIN)/python -m pytest -q tests/test_layers.py
 	@TMPDIR="$(CURDIR)/$(VENV)/tmp" deploy/check-unit.sh $(BIN)/battd
 
-bench: $(TO_TEST)
+bench: $(TO_BENCH)
 	@$(BIN)/python benchmarks/throughput.py $(BENCH)
 	@echo
 	@$(BIN)/python benchmarks/admission.py
@@ -49,9 +51,17 @@ bench: $(TO_TEST)
 	@$(BIN)/python benchmarks/readings.py
 	@echo
 	@$(BIN)/python benchmarks/wall.py $(WALL)
+	@echo
+	@$(BIN)/python benchmarks/pruning.py
+
+million: $(TO_TEST)
+	@$(BIN)/python benchmarks/million.py $(MILLION)
 
 exhaustion: $(TO_BENCH)
 	@$(BIN)/python benchmarks/exhaustion.py $(EXHAUSTION)
+
+chaos: $(TO_TEST)
+	@$(BIN)/python tests/chaos/chaos_run.py $(CHAOS)
 
 clean:
 	rm -rf $(VENV) .demo .bench .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -16,29 +16,32 @@ from urllib.parse import quote
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
+from batt_supervisor.chunks import Chunks
 from batt_supervisor.core.lifecycle import State
-from batt_supervisor.errors import BadInput, BattError, NotFound, Refused, Unreachable
+from batt_supervisor.errors import BattError, NotFound, Refused, Unreachable
 from batt_supervisor.paths import SOCKET_NAME
 from batt_supervisor.wire import (
-    CHUNK,
     Changed,
+    EventInfo,
+    EventPage,
     HeadroomReport,
     KindInfo,
     LogText,
     Problem,
+    Pruned,
+    PruneSpec,
     ResultPage,
     RunCreated,
     RunInfo,
     RunSpec,
     ServiceInfo,
+    StoreSize,
     TaskInfo,
     TaskResult,
     TaskSpec,
     Why,
-    dumps,
 )
 
-CHUNK_BYTES: Final = 1024 * 1024
 WAIT_LONGEST_S: Final = 30.0
 
 _Shape = TypeVar("_Shape")
@@ -106,6 +109,20 @@ class Client:
         """What was learned of each kind of tasks, the one that was updated last first."""
         return self._get(list[KindInfo], "/v1/kinds")
 
+    def events(
+        self, *, after: int | None = None, run: str | None = None, limit: int = 1000, wait_s: float = 0.0
+    ) -> EventPage:
+        """A page of the event log.
+
+        Args:
+            after: The number of the last event that is known, or 0; None for what has not happened yet.
+            run: Only events of this run and its tasks.
+            wait_s: Let battd wait so long (30 s at most) until there is one.
+        """
+        wait_s = min(wait_s, WAIT_LONGEST_S)
+        params = {"after": after, "run": run, "limit": limit, "wait_s": wait_s or None}
+        return self._get(EventPage, "/v1/events", params, wait_s=wait_s)
+
     # Runs
 
     def runs(self, limit: int = 20) -> list[RunInfo]:
@@ -146,6 +163,8 @@ class Client:
         while True:
             page = self.results(run, order=order, after=after, state=state)
             yield from page.items
+            if page.items:
+                run = page.items[-1].run  # a name may mean another run by the next page
             if page.next is None:
                 return
             after = page.next
@@ -157,6 +176,15 @@ class Client:
         """Queue settled tasks again: those that failed or were cancelled, or only those in `state`."""
         return self._post(Changed, _path("/v1/runs", run, "retry"), {"state": state})
 
+    def prune(self, spec: PruneSpec) -> Pruned:
+        """Remove ended runs. They are gone when this returns; of very large ones the disk is freed a while later."""
+        body = spec.model_dump_json().encode()
+        return self._shape(Pruned, self._send("POST", "/v1/prune", body=body, wait_s=WAIT_LONGEST_S))
+
+    def store_size(self) -> StoreSize:
+        """What the store takes on the disk, and whether something is being removed."""
+        return self._get(StoreSize, "/v1/prune")
+
     # Tasks
 
     def task(self, task: str) -> TaskInfo:
@@ -165,6 +193,10 @@ class Client:
     def log(self, task: str, *, attempt: int | None = None, tail_bytes: int | None = None) -> LogText:
         """What an attempt wrote, the last attempt if none is named."""
         return self._get(LogText, _path("/v1/tasks", task, "log"), {"attempt": attempt, "tail_bytes": tail_bytes})
+
+    def story(self, task: str) -> list[EventInfo]:
+        """Everything that has happened to a task, oldest first, as far back as battd keeps its events."""
+        return self._get(list[EventInfo], _path("/v1/tasks", task, "events"))
 
     def why(self, task: str) -> Why:
         return self._get(Why, _path("/v1/tasks", task, "why"))
@@ -186,8 +218,8 @@ class Client:
         Returns:
             The run; `existing` when the key of `spec` had been used before.
         """
-        given_key = spec.key is not None
-        if not given_key:
+        given_key = spec.key is not None or spec.unique_name
+        if spec.key is None:
             spec = spec.model_copy(update={"key": f"auto-{uuid.uuid4().hex}"})
         created, lost = self._create(spec)
         # Our own first try may have made it before its answer was lost.
@@ -195,9 +227,9 @@ class Client:
         if created.sealed:
             return created.model_copy(update={"existing": existing})
         try:
-            for offset, rows in _chunks(tasks):
-                body = b'{"offset":%d,"tasks":[%b]}' % (offset, b",".join(rows))
-                self._insist("POST", _path("/v1/runs", created.run, "tasks"), body)
+            chunks = Chunks(tasks)
+            for body in chunks:
+                self._insist("POST", _path("/v1/runs", created.run, "tasks"), body, meanwhile=chunks.prepare)
             sealed = self._shape(RunCreated, self._insist("POST", _path("/v1/runs", created.run, "seal"))[0])
         except Unreachable as error:
             again = f"; submit again with the key {spec.key!r} to go on with it" if given_key else ""
@@ -219,17 +251,24 @@ class Client:
         return self._shape(RunCreated, answer), lost
 
     def _insist(
-        self, method: str, path: str, body: bytes | None = None, *, first: bool = False
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        *,
+        first: bool = False,
+        meanwhile: Callable[[], None] | None = None,
     ) -> tuple[httpx.Response, bool]:
         """Send what may safely be sent twice, several times if need be; also whether an answer was lost before.
 
         Args:
             first: Nothing has been sent so far; a service that is not there is no restart, then.
+            meanwhile: Called once `body` has been sent, before the answer is waited for.
         """
         lost = False
         for pause_s in (*self._pauses_s, None):
             try:
-                return self._send(method, path, body=body), lost
+                return self._send(method, path, body=body, meanwhile=meanwhile), lost
             except Unreachable as error:
                 if pause_s is None or (first and not lost and isinstance(error.__cause__, OSError)):
                     raise
@@ -264,16 +303,23 @@ class Client:
         *,
         body: bytes | None = None,
         wait_s: float = 0.0,
+        meanwhile: Callable[[], None] | None = None,
     ) -> httpx.Response:
         self._reach()
         query = {name: str(value) for name, value in (params or {}).items() if value is not None}
+        headers = {"content-type": "application/json"} if body is not None else {}
+        content: bytes | Iterator[bytes] | None = body
+        if body is not None and meanwhile is not None:
+            # The length is told, so battd has the whole request before this iterator ends.
+            headers["content-length"] = str(len(body))
+            content = _then(body, meanwhile)
         try:
             answer = self._http.request(
                 method,
                 path,
                 params=query,
-                content=body,
-                headers={"content-type": "application/json"} if body is not None else None,
+                content=content,
+                headers=headers,
                 timeout=self._timeout_s + wait_s,
             )
         except httpx.TransportError as error:
@@ -320,26 +366,10 @@ def _path(*parts: str) -> str:
     return "/".join((parts[0], *(quote(part, safe="") for part in parts[1:])))
 
 
-def _chunks(tasks: Iterable[TaskSpec]) -> Iterator[tuple[int, list[bytes]]]:
-    """Tasks as JSON in chunks, each with the place of its first one; limited by count and by bytes."""
-    offset, size = 0, 0
-    rows: list[bytes] = []
-    for number, task in enumerate(tasks):
-        row = _row(number, task)
-        if rows and (len(rows) == CHUNK or size + len(row) > CHUNK_BYTES):
-            yield offset, rows
-            offset, rows, size = number, [], 0
-        rows.append(row)
-        size += len(row) + 1
-    if rows:
-        yield offset, rows
-
-
-def _row(number: int, task: TaskSpec) -> bytes:
-    try:
-        return dumps({"stage": task.stage, "args": task.args, "key": task.key}).encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise BadInput(f"the arguments of task {number} are not JSON: {error}") from error
+def _then(body: bytes, act: Callable[[], None]) -> Iterator[bytes]:
+    """A body, and what is done once all of it has been sent."""
+    yield body
+    act()
 
 
 def _refusal(answer: httpx.Response) -> BattError:

@@ -7,6 +7,9 @@ the ratios are taken round by round. Every candidate has as many worker processe
   SQLite transaction; from the first request to the end of the run.
 - pebble, one in flight: one-worker pools, each given its next task when it has answered the last; nothing is durable.
 - pebble, pipelined: the same pools, all tasks queued at once.
+- celery + redis, where both are installed: prefork workers, as it is unless told otherwise; redis appends each change
+  to its file and syncs that every second. From the first submission to the last result. A fifth of the tasks, for it
+  takes that much longer.
 """
 
 from __future__ import annotations
@@ -22,10 +25,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 
+import brokered
 import pebble
 from noop import noop
 
@@ -34,6 +38,8 @@ from batt_supervisor.errors import Unreachable
 from batt_supervisor.wire import RunSpec, StageSpec, TaskSpec
 
 HERE = Path(__file__).parent
+
+OURS = "battd, durable, end to end"
 
 
 def through_battd(client: Client, tasks: int) -> float:
@@ -141,30 +147,36 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     given = parser.parse_args()
 
-    with battd(given.workers, given.synchronous) as client, pebble_pools(given.workers) as pools:
+    with ExitStack() as stack:
+        client = stack.enter_context(battd(given.workers, given.synchronous))
+        pools = stack.enter_context(pebble_pools(given.workers))
         candidates: dict[str, Callable[[], float]] = {
-            "battd, durable, end to end": lambda: through_battd(client, given.tasks),
-            "pebble, one in flight": lambda: one_in_flight(pools, given.tasks),
-            "pebble, pipelined": lambda: pipelined(pools, given.tasks),
+            OURS: lambda: given.tasks / through_battd(client, given.tasks),
+            "pebble, one in flight": lambda: given.tasks / one_in_flight(pools, given.tasks),
+            "pebble, pipelined": lambda: given.tasks / pipelined(pools, given.tasks),
         }
+        if not (missing := brokered.missing()):
+            celery = stack.enter_context(brokered.celery(given.workers, HERE.parent / ".bench"))
+            fewer = max(given.tasks // 5, 1)
+            candidates["celery + redis"] = lambda: fewer / celery(fewer)
         through_battd(client, 2_000)
         one_in_flight(pools, 2_000)
         rates: dict[str, list[float]] = {name: [] for name in candidates}
         for _ in range(given.rounds):
             for name, measure in candidates.items():
-                rates[name].append(given.tasks / measure())
-    report(rates, given)
+                rates[name].append(measure())
+    report(rates, missing, given)
 
 
-def report(rates: dict[str, list[float]], given: argparse.Namespace) -> None:
-    ours = rates["battd, durable, end to end"]
+def report(rates: dict[str, list[float]], missing: str, given: argparse.Namespace) -> None:
+    ours = rates[OURS]
     ratios = {
         name: statistics.median(mine / theirs for mine, theirs in zip(ours, found, strict=True))
         for name, found in rates.items()
         if found is not ours
     }
     if given.json:
-        print(json.dumps({"tasks_per_s": rates, "battd_over": ratios, "workers": given.workers}))
+        print(json.dumps({"tasks_per_s": rates, "battd_over": ratios, "workers": given.workers, "missing": missing}))
         return
     print(
         f"{given.tasks} no-op tasks, {given.workers} workers, {given.rounds} rounds; synchronous={given.synchronous}; "
@@ -174,6 +186,8 @@ def report(rates: dict[str, list[float]], given: argparse.Namespace) -> None:
         print(f"{name:<28} {statistics.median(found):>9,.0f}/s  (min {min(found):,.0f}, max {max(found):,.0f})")
     for name, ratio in ratios.items():
         print(f"battd / {name:<20} {ratio:>9.2f}  (median of the rounds' ratios)")
+    if missing:
+        print(f"celery + redis was not measured: {missing}")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from typing import Annotated, Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, Final, Literal
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -11,15 +13,16 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from batt_supervisor import __version__
-from batt_supervisor.api import accept, events, show
+from batt_supervisor.api import accept, events, prune, show
 from batt_supervisor.api.answer import answer
 from batt_supervisor.api.limit import BodyLimit
 from batt_supervisor.api.service import Service
 from batt_supervisor.core.lifecycle import SETTLED, State
 from batt_supervisor.core.world import Closing
-from batt_supervisor.errors import BadInput, BattError, NotFound, Refused, nearest
+from batt_supervisor.errors import BadInput, BattError, NotFound, Refused, StoreUnavailable, nearest
 from batt_supervisor.sentences import complaint
 from batt_supervisor.store import values
+from batt_supervisor.store.protocol import Writes
 from batt_supervisor.store.rows import RunRow, TaskRow
 from batt_supervisor.wire import (
     Changed,
@@ -44,7 +47,10 @@ from batt_supervisor.wire import (
 )
 
 WRITE_ROWS = 1_000
-"""Rows of a submission that are written in one operation, so that nobody waits long for the writer."""
+"""Most rows of a submission that are written in one operation, so that nobody waits long for the writer."""
+
+WRITE_BYTES = 2**20
+"""Most bytes of arguments in one such operation, unless a single task has more."""
 
 BODY_MAX = 64 * 2**20
 """Bytes of one request; the client sends about one MiB at a time."""
@@ -56,9 +62,15 @@ PAGE_BYTES = 16 * 2**20
 
 def create_app(service: Service) -> FastAPI:
     """The API over a service."""
+
+    async def refuse(request: Request, error: Exception) -> JSONResponse:
+        if isinstance(error, StoreUnavailable):
+            service.store_failed(error)
+        return await _refuse(request, error)
+
     app = FastAPI(title="battd", version=__version__, docs_url=None, redoc_url=None)
     app.add_middleware(BodyLimit, limit=BODY_MAX)
-    app.add_exception_handler(BattError, _refuse)
+    app.add_exception_handler(BattError, refuse)
     app.add_exception_handler(RequestValidationError, _refuse_shape)
     app.add_exception_handler(HTTPException, _refuse_http)
     app.add_exception_handler(Exception, _refuse_unforeseen)
@@ -66,6 +78,7 @@ def create_app(service: Service) -> FastAPI:
     _submit_routes(app, service)
     _run_routes(app, service)
     _task_routes(app, service)
+    prune.add_to(app, service)
     events.add_to(app, service)
     return app
 
@@ -104,8 +117,13 @@ async def _refuse_shape(request: Request, error: Exception) -> JSONResponse:
 def _service_routes(app: FastAPI, service: Service) -> None:
     @app.get("/v1/service")
     async def read_service() -> ServiceInfo:
-        states, outcomes = show.counted(service.reader.totals())
-        runs = tuple(show.run_info(service, row) for row in service.reader.runs(10))
+        try:
+            with service.reader.snapshot():
+                states, outcomes = show.counted(service.reader.totals())
+                runs = tuple(show.run_info(service, row) for row in service.reader.runs(10))
+        except StoreUnavailable as error:  # told in its place, with everything else that there is to be told
+            service.store_failed(error)
+            return service.describe().model_copy(update={"store": str(error)})
         return service.describe().model_copy(update={"counts": states, "outcomes": outcomes, "runs": runs})
 
     @app.get("/v1/kinds")
@@ -129,15 +147,15 @@ def _submit_routes(app: FastAPI, service: Service) -> None:
     @app.post("/v1/runs/{run}/tasks")
     async def add_tasks(run: str, chunk: TaskChunk) -> RunCreated:
         row = service.run(run)
-        commands = {stage.number: bool(stage.work.command) for stage in service.reader.stages(row)}
-        limit = service.settings().max_args_bytes
-        tasks = [_new_task(task, chunk.offset + place, commands, limit) for place, task in enumerate(chunk.tasks)]
-        for start in range(0, len(tasks), WRITE_ROWS):
-            part, offset = tasks[start : start + WRITE_ROWS], chunk.offset + start
-            created = await service.write(
-                lambda tx, part=part, offset=offset: tx.add_tasks(row.id, offset, part)  # type: ignore[misc]
-            )
-        return _created(created)
+        commands = {stage.number for stage in service.reader.stages(row) if stage.work.command}
+        tasks = _new_tasks(chunk, commands, service.settings().max_args_bytes)
+
+        def adding(start: int, part: Sequence[values.NewTask]) -> Callable[[Writes], values.Created]:
+            return lambda tx: tx.add_tasks(row.id, chunk.offset + start, part)
+
+        # All of them are the writer's at once, for it can make one commit of them.
+        written = await asyncio.gather(*(service.write(adding(*part)) for part in _parts(tasks)))
+        return _created(written[-1])
 
     @app.post("/v1/runs/{run}/seal")
     async def seal_run(run: str) -> RunCreated:
@@ -161,22 +179,44 @@ def _created(row: values.Created) -> RunCreated:
     return RunCreated(run=run_name(row.id), tasks=row.tasks, sealed=row.sealed, existing=row.existing)
 
 
-def _new_task(task: TaskSpec, index: int, commands: dict[int, bool], limit: int) -> values.NewTask:
-    try:
-        args = dumps(task.args)
-    except ValueError as error:
-        raise BadInput(f"task {index}: its arguments are not JSON: {error}") from error
-    if len(args) > limit:
-        raise BadInput(f"task {index}: its arguments are {len(args)} bytes, max_args_bytes is {limit}")
-    if commands.get(task.stage) and not isinstance(task.args, dict) and task.args:
-        raise BadInput(f'task {index}: a command takes {{"item": TEXT}} or nothing')
-    return values.NewTask(task.stage, args, task.key)
+def _new_tasks(chunk: TaskChunk, commands: set[int], limit: int) -> list[values.NewTask]:
+    """Tasks as the store has them; `commands` are the stages that run one.
+
+    Raises:
+        BadInput: The first of them that is wrong, by its place in the run.
+    """
+    tasks: list[values.NewTask] = []
+    for task in chunk.tasks:
+        index = chunk.offset + len(tasks)
+        try:
+            args = dumps(task.get("args", []))
+        except ValueError as error:
+            raise BadInput(f"task {index}: its arguments are not JSON: {error}") from error
+        if len(args) > limit:
+            raise BadInput(f"task {index}: its arguments are {len(args)} bytes, max_args_bytes is {limit}")
+        stage = task.get("stage", 0)
+        if stage in commands and args[0] == "[" and args != "[]":
+            raise BadInput(f'task {index}: a command takes {{"item": TEXT}} or nothing')
+        tasks.append(values.NewTask(stage, args, task.get("key")))
+    return tasks
+
+
+def _parts(tasks: Sequence[values.NewTask]) -> Iterator[tuple[int, Sequence[values.NewTask]]]:
+    """Tasks in parts that are written in one operation each, with the place of each part's first one."""
+    start, size = 0, 0
+    for place, task in enumerate(tasks):
+        if place > start and (place - start == WRITE_ROWS or size + len(task.args) > WRITE_BYTES):
+            yield start, tasks[start:place]
+            start, size = place, 0
+        size += len(task.args)
+    yield start, tasks[start:]
 
 
 def _run_routes(app: FastAPI, service: Service) -> None:
     @app.get("/v1/runs")
     async def list_runs(limit: Annotated[int, Query(ge=1, le=1000)] = 20) -> list[RunInfo]:
-        return [show.run_info(service, row) for row in service.reader.runs(limit)]
+        with service.reader.snapshot():
+            return [show.run_info(service, row) for row in service.reader.runs(limit)]
 
     @app.get("/v1/runs/{run}")
     async def read_run(run: str, wait_s: Annotated[float, Query(ge=0, le=30)] = 0, since: int | None = None) -> RunInfo:
@@ -190,7 +230,8 @@ def _run_routes(app: FastAPI, service: Service) -> None:
 
         if wait_s:
             await service.wait_for_change(row.id, moved, wait_s)
-        return show.run_info(service, service.run(run_name(row.id)))
+        with service.reader.snapshot():
+            return show.run_info(service, service.run(run_name(row.id)))
 
     @app.get("/v1/runs/{run}/results", response_model=ResultPage)
     async def read_results(
@@ -200,11 +241,11 @@ def _run_routes(app: FastAPI, service: Service) -> None:
         limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 1000,
         state: State | None = None,
     ) -> Response:
-        row = service.run(run)
-        stages = {stage.number: stage for stage in service.reader.stages(row)}
-        # Read first: what settles behind this page is then never behind an `ended` that was read later.
-        ended = row.ended_at_ms is not None
-        tasks = service.reader.tasks(row.id, state=state, by_settling=order == "settled", after=after, limit=limit)
+        with service.reader.snapshot():  # or a page could be half of a run that is just being removed
+            row = service.run(run)
+            stages = {stage.number: stage for stage in service.reader.stages(row)}
+            ended = row.ended_at_ms is not None
+            tasks = service.reader.tasks(row.id, state=state, by_settling=order == "settled", after=after, limit=limit)
         items: list[TaskResult] = []
         size = 0
         for task in tasks:
@@ -292,7 +333,7 @@ def _task_routes(app: FastAPI, service: Service) -> None:
         return Why(
             task=task_name(row.id),
             state=row.state,
-            reason=_reason(row, hold.reason if hold else ""),
+            reason=_WRITING if row.id in service.writing() else _reason(row, hold.reason if hold else ""),
             short=hold.short if hold else None,
             missing=hold.missing if hold else None,
         )
@@ -315,6 +356,9 @@ def _task_routes(app: FastAPI, service: Service) -> None:
             raise Refused(f"task {task_name(row.id)} is {row.state}: only failed and cancelled tasks can be retried")
         service.run_changed(row.run_id)
         return Changed(run=run_name(row.run_id), tasks=count)
+
+
+_WRITING: Final = "it has returned; its result is being written, or waits for a disk that takes no writes now"
 
 
 def _reason(row: TaskRow, hold: str) -> str:

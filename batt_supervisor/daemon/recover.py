@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
+from contextlib import closing
 from typing import Final
 
 import structlog
 
+from batt_supervisor.core.model import LiveAttempt
 from batt_supervisor.core.recovery import recover
 from batt_supervisor.daemon.faults import Point, no_fault
 from batt_supervisor.daemon.statedir import StateDir
+from batt_supervisor.errors import StoreDamaged
 from batt_supervisor.pool import kill, proc
 from batt_supervisor.pool.group import Groups
 from batt_supervisor.pool.nursery import TOKEN
@@ -36,11 +40,9 @@ def end_left_processes(store: Store, state: StateDir, groups: Groups) -> int:
     while _holders(state) and time.monotonic() < until_s:
         time.sleep(0.01)
     ended = groups.clear()
-    reader = store.reader()
-    for attempt, _ in reader.live():
+    for attempt, _ in _live(store):
         if attempt.worker is not None and kill.end_if_same(attempt.worker.pid, attempt.worker.started):
             ended += 1
-    reader.close()
     while left := _holders(state):
         for pid in left:
             kill.end_tree(pid)
@@ -54,6 +56,15 @@ def end_left_processes(store: Store, state: StateDir, groups: Groups) -> int:
     return ended
 
 
+def _live(store: Store) -> list[tuple[LiveAttempt, int]]:
+    """What the store holds as running; nothing where it is damaged, for there are other ways to find processes."""
+    with closing(store.reader()) as reader:
+        try:
+            return reader.live()
+        except StoreDamaged:
+            return []
+
+
 def _holders(state: StateDir) -> list[int]:
     """Processes with this state directory's variable in their environment, this one and the dead left out."""
     found = []
@@ -64,36 +75,30 @@ def _holders(state: StateDir) -> list[int]:
     return found
 
 
-def write_off(store: Store, limit_s: float, point: Point = no_fault) -> int:
-    """Settle every attempt that an earlier battd held, now that none of them is alive; how many.
-
-    The writer's thread must be running.
+def ends_of_left(store: Store) -> list[values.Settlement]:
+    """The ends of all attempts that an earlier battd held, now that none of them is alive.
 
     Raises:
-        TimeoutError: It has not answered for `limit_s`; nothing else watches it yet.
+        StoreUnavailable: It cannot be read.
     """
-    reader = store.reader()
-    live = reader.live()
-    runs = {row.id: reader.stages(row) for row in reader.open_runs()}
-    reader.close()
+    with closing(store.reader()) as reader:
+        live = reader.live()
+        runs = {row.id: reader.stages(row) for row in reader.open_runs()}
     ends = []
     for attempt, stage in live:
         found = recover(attempt, runs[attempt.run_id][stage].work.limits)
         ends.append(values.Settlement(attempt.claim, found.ending, found.verdict))
+    return ends
+
+
+def write_off(store: Store, ends: Sequence[values.Settlement], limit_s: float, point: Point = no_fault) -> None:
+    """Settle them. The writer's thread must be running.
+
+    Raises:
+        TimeoutError: It has not answered for `limit_s`; nothing else watches it yet.
+        StoreUnavailable: The store cannot be written; the loop does it when it can (`Loop.begin_with`).
+    """
     if ends:
         point("recover")
         store.writer.submit(lambda tx: tx.settle(ends)).result(limit_s)
-    if live:
-        log.warning("attempts of an earlier battd written off", attempts=len(live))
-    return len(live)
-
-
-def drop_orphaned_files(store: Store, state: StateDir) -> int:
-    """Remove result files that no row knows: of attempts whose end was never written; how many."""
-    reader = store.reader()
-    known = reader.result_files()
-    reader.close()
-    orphans = [entry for entry in state.results.iterdir() if entry.name not in known]
-    for orphan in orphans:
-        orphan.unlink(missing_ok=True)
-    return len(orphans)
+        log.warning("attempts of an earlier battd written off", attempts=len(ends))

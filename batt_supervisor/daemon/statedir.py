@@ -5,12 +5,16 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 from batt_supervisor.errors import StateDirHeld, StateDirUnusable
+
+ROOM_BYTES: Final = 256 * 2**20
+"""Free space below which a disk may be too full to start."""
 
 
 @dataclass
@@ -28,6 +32,11 @@ class StateDir:
     @property
     def database(self) -> Path:
         return self.path / "queue.db"
+
+    @property
+    def damaged(self) -> Path:
+        """A note of a battd's that it has found the database damaged."""
+        return self.path / "damaged"
 
     @property
     def logs(self) -> Path:
@@ -68,9 +77,11 @@ def hold(path: Path, socket: Path) -> StateDir:
         lock.close()
         raise StateDirHeld(f"the state directory {path} is served by another battd{_holder(text)}") from error
     try:
-        # Before anything is written: a result that did not fit on the disk is what may have filled it.
-        for unfinished in (path / "results").glob("*.tmp"):
-            unfinished.unlink(missing_ok=True)
+        # Before anything is written: a result that did not fit on the disk is what may have filled it. Where there is
+        # room nobody waits for a look at what may be a million files; `daemon.orphans` comes to them.
+        if shutil.disk_usage(path).free < ROOM_BYTES:
+            for unfinished in (path / "results").glob("*.tmp"):
+                unfinished.unlink(missing_ok=True)
         lock.seek(0)
         lock.truncate()
         json.dump({"pid": os.getpid(), "socket": str(socket), "since_ms": time.time_ns() // 1_000_000}, lock)

@@ -8,23 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
+from batt_supervisor.core.clockwatch import Jump
 from batt_supervisor.core.lifecycle import State
 from batt_supervisor.core.model import Claim, Head, LiveAttempt, Tries
 from batt_supervisor.core.needs import Learned
 from batt_supervisor.core.world import Closing
 from batt_supervisor.store.rows import (
+    Age,
     AttemptRow,
+    EndedRow,
     EventRow,
     EventsPage,
     RunRow,
+    Space,
     Span,
     StageRow,
     TallyRow,
     TaskRow,
+    Weight,
 )
-from batt_supervisor.store.values import Claimed, Created, NewRun, NewTask, Settlement, Wanted
+from batt_supervisor.store.values import Claimed, Created, NewRun, NewTask, Removed, Settlement, Wanted
 
 T = TypeVar("T")
 
@@ -80,6 +86,34 @@ class Writes(Protocol):
 
     def retry_some(self, run_id: int, task_id: int | None, states: Iterable[State]) -> int:
         """Open settled tasks once more, with a fresh count of attempts; how many."""
+
+    # Retention
+
+    def remove_run(self, run_id: int, reason: str) -> bool:
+        """Mark an ended run as going: nobody sees it any more; whether that was still to be done."""
+
+    def remove_some(self, run_id: int) -> Removed:
+        """Remove a part of a run that is going, or of a submission that was given up."""
+
+    def forget_events(self, up_to: int) -> int:
+        """Remove some events up to that number, from the front of the log; how many. Zero: done."""
+
+    def shrink(self) -> bool:
+        """Give some of the space that is free back to the disk; whether there is no more to give."""
+
+    def pass_time(self, passed_ms: int | None, grain_ms: int, longest_ms: int) -> int:
+        """Count time that battd has seen pass, by which everything ages; the count. None: this battd's first call."""
+
+    # The wall clock
+
+    def shift_runs(self, jump: Jump | None) -> None:
+        """Move deadlines of open runs, and what counts as the age of submissions, along with a clock that was set."""
+
+    def shift_some(self, jump: Jump | None, after: tuple[int, int] | None) -> tuple[int, int] | None:
+        """Move when scheduled tasks are due along with it; where to go on behind, None: done.
+
+        Without a jump: those only that were scheduled in the future, as the clock was set back while no battd ran.
+        """
 
     # The rest
 
@@ -139,8 +173,8 @@ class Reads(Protocol):
 
     def attempts(self, task_id: int) -> list[AttemptRow]: ...
 
-    def result_files(self) -> set[str]:
-        """Names of all files below results/ that a row knows."""
+    def files_needed(self, names: Sequence[str]) -> set[str]:
+        """Those of some names below results/ that a row names, or that are of an attempt which has not ended."""
 
     def events(self, after: int, limit: int, run_id: int | None = None) -> EventsPage:
         """Events with a greater number than `after`, of one run where it is named: as many as a short look finds."""
@@ -150,6 +184,35 @@ class Reads(Protocol):
 
     def story(self, task_id: int) -> list[EventRow]:
         """A task's events, oldest first; those that retention has removed are not in it."""
+
+    # Retention
+
+    def snapshot(self) -> AbstractContextManager[None]:
+        """What is read inside belongs together: nothing of it is removed in between."""
+
+    def ended(self, after: tuple[int, int], up_to: int, limit: int) -> list[EndedRow]:
+        """Ended runs, those that ended first at the front, behind the place `after`, up to an event's number."""
+
+    def ended_count(self) -> int:
+        """How many ended runs there are."""
+
+    def was_there(self, run_id: int) -> bool:
+        """Whether there has ever been a run of that number."""
+
+    def going(self) -> list[int]:
+        """Runs that are being removed, and submissions that were given up."""
+
+    def age(self) -> Age:
+        """What age is reckoned from."""
+
+    def logs_named(self, names: Sequence[str]) -> set[str]:
+        """Those of these logs that some attempt's output lies in."""
+
+    def space(self) -> Space:
+        """How large the database is, and how much of it is free."""
+
+    def weigh(self, run_id: int, after: int, limit: int) -> Weight:
+        """What a page of a run's tasks, behind the index `after`, takes in the database and in files."""
 
 
 Operation = Callable[[Writes], T]
@@ -191,6 +254,9 @@ class Store(Protocol):
 
     def reader(self) -> Reads:
         """A new read connection, for one thread."""
+
+    def damage(self) -> str:
+        """What is wrong with what is stored, by reading all of it; empty where it is sound."""
 
     def close(self) -> None:
         """Let go of it; the writer's thread must have ended."""

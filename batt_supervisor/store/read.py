@@ -12,9 +12,21 @@ from batt_supervisor.core.lifecycle import State
 from batt_supervisor.core.model import Claim, Head, Limits, LiveAttempt, Room, Tries, Work, WorkerId
 from batt_supervisor.core.needs import Learned
 from batt_supervisor.core.world import Closing
-from batt_supervisor.errors import StoreUnavailable
-from batt_supervisor.store import events, tries
-from batt_supervisor.store.rows import AttemptRow, EventRow, EventsPage, RunRow, Span, StageRow, TallyRow, TaskRow
+from batt_supervisor.store import events, holdings, tries, trouble
+from batt_supervisor.store.rows import (
+    Age,
+    AttemptRow,
+    EndedRow,
+    EventRow,
+    EventsPage,
+    RunRow,
+    Space,
+    Span,
+    StageRow,
+    TallyRow,
+    TaskRow,
+    Weight,
+)
 
 INT_MAX: Final = 2**63 - 1
 
@@ -34,14 +46,6 @@ _TASK: Final = (
 )
 
 
-@contextmanager
-def _told() -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise StoreUnavailable(f"the store cannot be read: {error}") from error
-
-
 class Reader:
     """Queries. Every method raises StoreUnavailable when the database cannot be read."""
 
@@ -51,12 +55,19 @@ class Reader:
     def close(self) -> None:
         self._db.close()
 
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise trouble.told(error, trouble.path_of(self._db)) from error
+
     def _all(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        with _told():
+        with self._told():
             return self._db.execute(sql, values).fetchall()
 
     def _one(self, sql: str, values: Sequence[object] = ()) -> tuple[Any, ...] | None:
-        with _told():
+        with self._told():
             row: tuple[Any, ...] | None = self._db.execute(sql, values).fetchone()
             return row
 
@@ -215,26 +226,93 @@ class Reader:
         )
         return [AttemptRow(*row) for row in rows]
 
-    def result_files(self) -> set[str]:
-        """Names of all files below results/ that a row knows."""
-        return {row[0] for row in self._all("SELECT file FROM results WHERE file IS NOT NULL")}
+    def files_needed(self, names: Sequence[str]) -> set[str]:
+        """Those of some names below results/ that a row names, or that are of an attempt which has not ended.
+
+        An attempt's files are named after it: `12-1.json`, `12-1.json.tmp`, `modules-12-1.json`.
+        """
+        parts = [(name, name.removeprefix("modules-").partition(".")[0]) for name in names]
+        found = self._all(
+            # The number that a text begins with is what it is cast to, and none is 0.
+            "SELECT j.value ->> 0 FROM json_each(?) j WHERE EXISTS (SELECT 1 FROM results r "
+            "WHERE r.task_id = CAST(j.value ->> 1 AS INTEGER) AND r.file = j.value ->> 0) "
+            "OR EXISTS (SELECT 1 FROM tasks t WHERE t.id = CAST(j.value ->> 1 AS INTEGER) "
+            "AND t.state IN ('running', 'stopping') AND j.value ->> 1 = t.id || '-' || t.attempt)",
+            (json.dumps(parts),),
+        )
+        return {row[0] for row in found}
 
     # The event log
 
     def events(self, after: int, limit: int, run_id: int | None = None) -> EventsPage:
         """Events with a greater number than `after`, of one run where it is named: as many as a short look finds."""
-        with _told():
+        with self._told():
             return events.page(self._db, after, limit, run_id)
 
     def events_kept(self) -> Span:
         """The numbers of the first event that is still kept and of the last that was written."""
-        with _told():
+        with self._told():
             return events.span(self._db)
 
     def story(self, task_id: int) -> list[EventRow]:
         """A task's events, oldest first; those that retention has removed are not in it."""
-        with _told():
+        with self._told():
             return events.story(self._db, task_id)
+
+    # Retention
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """What is read inside belongs together: nothing of it is removed in between."""
+        with self._told():
+            self._db.execute("BEGIN")
+        try:
+            yield
+        finally:
+            if self._db.in_transaction:  # a damaged page ends it as well
+                self._db.execute("ROLLBACK")
+
+    def ended(self, after: tuple[int, int], up_to: int, limit: int) -> list[EndedRow]:
+        """Ended runs, those that ended first at the front, behind the place `after`, up to an event's number.
+
+        A run's place is the number of the event of its end, and its own.
+        """
+        with self._told():
+            return holdings.ended(self._db, after, up_to, limit)
+
+    def ended_count(self) -> int:
+        """How many ended runs there are."""
+        row = self._one("SELECT count(*) FROM runs WHERE ended_at_ms IS NOT NULL AND NOT going")
+        return row[0] if row else 0
+
+    def was_there(self, run_id: int) -> bool:
+        """Whether there has ever been a run of that number."""
+        row = self._one("SELECT seq FROM sqlite_sequence WHERE name = 'runs'")
+        return row is not None and 0 < run_id <= row[0]
+
+    def going(self) -> list[int]:
+        """Runs that are being removed, and submissions that were given up."""
+        return [row[0] for row in self._all(holdings.GOING)]
+
+    def age(self) -> Age:
+        """What age is reckoned from."""
+        with self._told():
+            return holdings.age(self._db)
+
+    def logs_named(self, names: Sequence[str]) -> set[str]:
+        """Those of these logs that some attempt's output lies in."""
+        sql = "SELECT name FROM logs WHERE name IN (SELECT value FROM json_each(?))"
+        return {row[0] for row in self._all(sql, (json.dumps(list(names)),))}
+
+    def space(self) -> Space:
+        """How large the database is, and how much of it is free."""
+        with self._told():
+            return holdings.space(self._db)
+
+    def weigh(self, run_id: int, after: int, limit: int) -> Weight:
+        """What a page of a run's tasks, behind the index `after`, takes in the database and in files."""
+        with self._told():
+            return holdings.weigh(self._db, run_id, after, limit)
 
 
 def _run(row: tuple[Any, ...]) -> RunRow:

@@ -101,7 +101,7 @@ class EventRow:
         seq: Its place in the log; later events have greater numbers, and a number is never given twice.
         task_id: None for an event of a whole run, as `run_id` for one of the service.
         event: A word of `core.lifecycle.Event`, or `created`, `sealed`, `closing`, `ended`, `reopened`, `discarded`,
-            `removed` of a run or task, or of the service `started`, `stopped` and `clock`.
+            `removed` of a run or task, or of the service `started`, `stopped`, `clock` and `store`.
         was: The state it was in; None for what was not there before.
         now_is: The state it is in now.
         outcome: Of the attempt that ended with it.
@@ -139,3 +139,60 @@ class Span:
 
     first: int
     last: int
+
+
+# Retention
+
+
+@dataclass(frozen=True, slots=True)
+class EndedRow:
+    """An ended run as retention looks at it.
+
+    Attributes:
+        ended_seq: Number of the event of its end; 0 where it ended before there were any.
+        counts: How many of its tasks are in each state.
+    """
+
+    id: int
+    name: str
+    task_count: int
+    ended_at_ms: int
+    ended_seq: int
+    deadline_cut: bool
+    counts: dict[State, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Age:
+    """What the age of a run or an event is reckoned from.
+
+    Attributes:
+        lived_ms: How much time battd has seen pass, as of its last look.
+        marks: (that count, number of the last event then), oldest first.
+    """
+
+    lived_ms: int
+    marks: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Bytes of the database: in use, and free within the file.
+
+    Attributes:
+        shrinks: The file can be shortened bit by bit.
+    """
+
+    used_bytes: int
+    free_bytes: int
+    shrinks: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """What some tasks take, about; `files` are names below results/. `last` is the last task's index, None: no more."""
+
+    in_database_bytes: int
+    in_logs_bytes: int
+    files: tuple[str, ...]
+    last: int | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from batt_supervisor.core.model import Claim, Ending, Tries, Work, WorkerId
 from batt_supervisor.core.retry import Verdict
@@ -40,9 +41,8 @@ class NewRun:
     unique_name: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class NewTask:
-    """A task to be created; `args` is JSON text."""
+class NewTask(NamedTuple):
+    """A task to be created; `args` is JSON text. A tuple, for it is made a million times."""
 
     stage: int
     args: str

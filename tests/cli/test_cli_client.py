@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from batt_supervisor import client as client_module
+from batt_supervisor.chunks import CHUNK_BYTES, CHUNK_TASKS
 from batt_supervisor.client import Client
 from batt_supervisor.core.lifecycle import State
 from batt_supervisor.errors import BadInput, NotAllowed, NotFound, Refused, StoreUnavailable, Unreachable
-from batt_supervisor.wire import CHUNK, RunSpec, StageSpec, TaskSpec
+from batt_supervisor.wire import RunSpec, StageSpec, TaskSpec
 
 SPEC = RunSpec(name="n", cwd="/", stages=(StageSpec(name="s", function="m:f"),))
 
@@ -28,14 +29,17 @@ def tasks(count: int) -> Iterator[TaskSpec]:
 
 
 def test_a_submission_is_sent_in_chunks(client: Client, stub: Any) -> None:
-    created = client.submit(SPEC, tasks(CHUNK + 3))
-    assert (created.run, created.tasks, created.sealed, created.existing) == ("r1", CHUNK + 3, True, False)
-    assert [(r.body["offset"], len(r.body["tasks"])) for r in stub.sent("POST", "/tasks")] == [(0, CHUNK), (CHUNK, 3)]
-    assert [task["args"] for task in stub.runs["r1"]["tasks"]] == [[n] for n in range(CHUNK + 3)]
+    created = client.submit(SPEC, tasks(CHUNK_TASKS + 3))
+    assert (created.run, created.tasks, created.sealed, created.existing) == ("r1", CHUNK_TASKS + 3, True, False)
+    assert [(r.body["offset"], len(r.body["tasks"])) for r in stub.sent("POST", "/tasks")] == [
+        (0, CHUNK_TASKS),
+        (CHUNK_TASKS, 3),
+    ]
+    assert [task["args"] for task in stub.runs["r1"]["tasks"]] == [[n] for n in range(CHUNK_TASKS + 3)]
 
 
 def test_large_tasks_are_sent_in_smaller_chunks(client: Client, stub: Any) -> None:
-    half = "x" * (client_module.CHUNK_BYTES // 2)
+    half = "x" * (CHUNK_BYTES // 2)
     client.submit(SPEC, [TaskSpec(args=[half])] * 3)
     assert [len(r.body["tasks"]) for r in stub.sent("POST", "/tasks")] == [1, 1, 1]
 
@@ -76,7 +80,7 @@ def test_submissions_without_a_key_are_different_runs(client: Client, stub: Any)
 @pytest.mark.parametrize("error", [BadInput("line 3"), KeyboardInterrupt()])
 def test_an_error_among_the_tasks_leaves_nothing_behind(client: Client, stub: Any, error: BaseException) -> None:
     def broken() -> Iterator[TaskSpec]:
-        yield from tasks(CHUNK + 1)
+        yield from tasks(CHUNK_TASKS + 1)
         raise error
 
     with pytest.raises(type(error)):

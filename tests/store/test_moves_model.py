@@ -315,6 +315,7 @@ def drive(make_desk: Any, examples: int, *, crashes: bool) -> type[Moves]:
             stateful_step_count=40,
             deadline=None,
             database=None,
+            derandomize=crashes,  # how often it dies is looked at
             suppress_health_check=list(HealthCheck),
         ),
     )
@@ -335,7 +336,7 @@ def test_a_death_between_any_two_statements_leaves_whole_transactions_only(make_
             deaths += self.deaths
             super().close()
 
-    drive(Counting, 15, crashes=True)
+    drive(Counting, 20, crashes=True)
     assert deaths > 20, "it hardly ever died: nothing is shown"
 
 
