@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from batt_supervisor.core.model import Limits, Space
+from batt_supervisor.core.retention import Rules
 from batt_supervisor.core.world import Policy
 from batt_supervisor.errors import BadConfiguration, BadInput, nearest
 from batt_supervisor.paths import default_socket, default_state_dir
@@ -87,6 +88,13 @@ class Settings(BaseModel):
     reserve_threads: Count = Field(default=64, ge=0)
     max_args_bytes: Size = 2**20
     max_result_bytes: Size = 64 * 2**20
+    keep_succeeded: DurationOrNone = 90 * 86400.0
+    keep_failed: DurationOrNone = 90 * 86400.0
+    keep_cancelled: DurationOrNone = 90 * 86400.0
+    keep_runs: Count = Field(default=0, ge=0)
+    keep_bytes: Size = 0
+    keep_at_least: DurationOrNone = 600.0
+    keep_events: DurationOrNone = 30 * 86400.0
     synchronous: Literal["full", "normal"] = "full"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
@@ -137,6 +145,18 @@ class Settings(BaseModel):
             reserve=Space(self.reserve_memory, self.reserve_threads),
             need=Space(self.need_memory, self.need_threads),
             max_age_s=self.max_worker_age,
+        )
+
+    def rules(self) -> Rules:
+        """What retention goes by."""
+        return Rules(
+            succeeded_s=self.keep_succeeded or None,
+            failed_s=self.keep_failed or None,
+            cancelled_s=self.keep_cancelled or None,
+            runs=self.keep_runs or None,
+            size_bytes=self.keep_bytes or None,
+            events_s=self.keep_events or None,
+            at_least_s=self.keep_at_least,
         )
 
     def limits(
@@ -222,7 +242,8 @@ RELOADABLE = frozenset(
         "slots", "max_tasks", "preload", "allow", "timeout", "max_attempts", "retry_delay", "cpu_limit",
         "stall_timeout", "memory_limit", "thread_limit", "output_limit", "max_worker_memory", "max_worker_age",
         "boot_timeout", "drain_timeout", "need_memory", "need_threads", "reserve_memory", "reserve_threads",
-        "max_args_bytes", "log_level",
+        "max_args_bytes", "keep_succeeded", "keep_failed", "keep_cancelled", "keep_runs", "keep_bytes", "keep_at_least",
+        "keep_events", "log_level",
     }
 )  # fmt: skip
 """Keys that SIGHUP puts into force; the others need a restart."""

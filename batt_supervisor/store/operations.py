@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from batt_supervisor.core.clockwatch import Jump
 from batt_supervisor.core.lifecycle import State
 from batt_supervisor.core.model import Claim
 from batt_supervisor.core.needs import Learned
 from batt_supervisor.core.world import Closing
-from batt_supervisor.store import kinds, moves, submit
+from batt_supervisor.store import age, kinds, moves, prune, shift, submit
 from batt_supervisor.store.transaction import Transaction
-from batt_supervisor.store.values import Claimed, Created, NewRun, NewTask, Settlement, Wanted
+from batt_supervisor.store.values import Claimed, Created, NewRun, NewTask, Removed, Settlement, Wanted
 
 
 class Operations(Transaction):
@@ -54,6 +55,27 @@ class Operations(Transaction):
 
     def retry_some(self, run_id: int, task_id: int | None, states: Iterable[State]) -> int:
         return moves.retry_some(self, run_id, task_id, states)
+
+    def remove_run(self, run_id: int, reason: str) -> bool:
+        return prune.remove_run(self, run_id, reason)
+
+    def remove_some(self, run_id: int) -> Removed:
+        return prune.remove_some(self, run_id)
+
+    def forget_events(self, up_to: int) -> int:
+        return prune.forget_events(self, up_to)
+
+    def shrink(self) -> bool:
+        return prune.shrink(self)
+
+    def pass_time(self, passed_ms: int | None, grain_ms: int, longest_ms: int) -> int:
+        return age.pass_time(self, passed_ms, grain_ms, longest_ms)
+
+    def shift_runs(self, jump: Jump | None) -> None:
+        shift.shift_runs(self, jump)
+
+    def shift_some(self, jump: Jump | None, after: tuple[int, int] | None) -> tuple[int, int] | None:
+        return shift.shift_some(self, jump, after)
 
     def save_kinds(self, learned: Sequence[Learned]) -> None:
         kinds.save(self, learned)

@@ -7,8 +7,13 @@ import sqlite3
 import time
 from importlib import resources
 from pathlib import Path
+from typing import Final
 
-from batt_supervisor.errors import SchemaTooNew, StoreUnavailable
+from batt_supervisor.errors import SchemaTooNew
+from batt_supervisor.store import trouble
+
+WAL_KEPT_BYTES: Final = 8 * 2**20
+"""What the write-ahead log is cut back to when it begins anew; it needs half of that as a rule."""
 
 
 def connect(path: Path, *, synchronous: str = "FULL", readonly: bool = False) -> sqlite3.Connection:
@@ -24,7 +29,13 @@ def connect(path: Path, *, synchronous: str = "FULL", readonly: bool = False) ->
     db.execute("PRAGMA busy_timeout = 5000")
     db.execute("PRAGMA foreign_keys = ON")
     if not readonly:
+        # For a file that is made just now: so it can be shortened later. An older one is left as it is by this.
+        db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         db.execute("PRAGMA journal_mode = WAL")
+        db.execute(f"PRAGMA journal_size_limit = {WAL_KEPT_BYTES}")
+        # Some builds of SQLite (Debian's) write noughts over all that is deleted, also over the pages that it leaves:
+        # a removal would write as much as it frees, and take the writer's time threefold.
+        db.execute("PRAGMA secure_delete = FAST")
         db.execute(f"PRAGMA synchronous = {synchronous}")
     return db
 
@@ -44,7 +55,8 @@ def migrate(db: sqlite3.Connection) -> None:
 
     Raises:
         SchemaTooNew: A later version has written this database.
-        StoreUnavailable: The file is no database, or cannot be written.
+        StoreDamaged: The file is no database.
+        StoreUnavailable: It cannot be read or written.
     """
     try:
         db.execute(
@@ -63,7 +75,7 @@ def migrate(db: sqlite3.Connection) -> None:
             if number not in done:
                 _apply(db, number, name, sql)
     except sqlite3.Error as error:
-        raise StoreUnavailable(f"the database cannot be opened: {error}") from error
+        raise trouble.told(error, trouble.path_of(db)) from error
 
 
 def _apply(db: sqlite3.Connection, number: int, name: str, sql: str) -> None:

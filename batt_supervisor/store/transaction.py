@@ -33,6 +33,7 @@ class Transaction:
         touched: Runs whose tasks or own row the transaction changed.
         journal: Where every move is written down.
         passed: Points of the store's life that operations have passed, in order; see `Writer.on_point`.
+        checkpoint: The file is to be brought up to date right after the commit.
     """
 
     def __init__(self, db: sqlite3.Connection, now_ms: int, on_point: Callable[[str], None] | None = None) -> None:
@@ -41,6 +42,7 @@ class Transaction:
         self.touched: set[int] = set()
         self.journal = Journal(db)
         self.passed: list[str] = []
+        self.checkpoint = False
         self._on_point = on_point
         self._tallies: Counter[TallyKey] = Counter()
         self._settled_seq: int | None = None
@@ -106,7 +108,8 @@ class Transaction:
             ):
                 counts[State(state)] = count
             ended_as = run_state(counts, sealed=True, deadline_cut=bool(row[0]))
-            self.journal.add(None, run_id, None, "ended", "running", ended_as)
+            seq = self.journal.add(None, run_id, None, "ended", "running", ended_as)
+            self.db.execute("UPDATE runs SET ended_seq = ? WHERE id = ?", (seq, run_id))
 
     def _write_tallies(self) -> None:
         changed = [(*key, count) for key, count in self._tallies.items() if count]

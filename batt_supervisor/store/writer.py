@@ -6,10 +6,13 @@ import sqlite3
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Final, TypeVar
 
+from batt_supervisor.clock import Clock
 from batt_supervisor.errors import StoreUnavailable
+from batt_supervisor.store import trouble
 from batt_supervisor.store.operations import Operations
 from batt_supervisor.store.protocol import Item, Operation
 
@@ -30,6 +33,10 @@ def _nothing(point: str) -> None:
 class Writer:
     """Runs operations in order, grouped into transactions.
 
+    Args:
+        db: Its connection.
+        clock: Gives the wall time of rows.
+
     Attributes:
         on_commit: Called in the writer's thread after each commit with the runs it touched.
         on_point: Called in the writer's thread where an operation has written its rows ("submit", "claim", "settle"),
@@ -37,10 +44,12 @@ class Writer:
         beat_s: Monotonic time of its last round; a watchdog reads it.
     """
 
-    def __init__(self, db: sqlite3.Connection, on_commit: Callable[[set[int]], None] = lambda runs: None) -> None:
+    def __init__(self, db: sqlite3.Connection, clock: Clock) -> None:
         self._db = db
+        self._path = trouble.path_of(db)
+        self._clock = clock
         self._queue: SimpleQueue[list[Item] | None] = SimpleQueue()
-        self.on_commit = on_commit
+        self.on_commit: Callable[[set[int]], None] = lambda runs: None
         self.on_point: Callable[[str], None] = _nothing
         self.beat_s = time.monotonic()
         self._ended = False
@@ -100,7 +109,7 @@ class Writer:
         pending: list[Future[object]] = []
         try:
             self._db.execute("BEGIN IMMEDIATE")
-            transaction = Operations(self._db, time.time_ns() // 1_000_000, self.on_point)
+            transaction = Operations(self._db, self._clock.read().wall_ms, self.on_point)
             until = time.monotonic() + GROUP_S
             items: list[Item] | None = first
             while items is not None:
@@ -123,7 +132,7 @@ class Writer:
                 self._db.execute("ROLLBACK")
             begun = pending or [future for _, future in first if future.set_running_or_notify_cancel()]
             for future in begun:
-                future.set_exception(StoreUnavailable(f"the store cannot write: {error}"))
+                future.set_exception(trouble.told(error, self._path))
             return stopping
         for point in transaction.passed:
             self.on_point(_COMMITTED[point])
@@ -134,7 +143,13 @@ class Writer:
                 future.set_result(value)
             else:
                 future.set_exception(refusal)
+        if transaction.checkpoint:
+            self._checkpoint()
         return stopping
+
+    def _checkpoint(self) -> None:
+        with suppress(sqlite3.Error):  # SQLite's own checkpoints are silent, too: what is wrong shows at a commit
+            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def _one(self, transaction: Operations, operation: Operation[object]) -> tuple[object, Exception | None]:
         """Run one operation; an error of its own, whatever it is, undoes only its own work and is its caller's."""
@@ -148,7 +163,6 @@ class Writer:
                 raise  # it has ended the whole transaction (disk full), and every caller of it is told so
             self._db.execute("ROLLBACK TO one")
             transaction.restore(mark)
-            is_sql = isinstance(error, sqlite3.Error)
-            refusal = StoreUnavailable(f"the store cannot write: {error}") if is_sql else error
+            refusal = trouble.told(error, self._path) if isinstance(error, sqlite3.Error) else error
         self._db.execute("RELEASE one")
         return value, refusal

@@ -57,6 +57,9 @@ def test_without_anything_given_the_defaults_hold(tmp_path: Path) -> None:
         ("output_limit", "0", 0),
         ("max_worker_memory", "'2GiB'", 2 << 30),
         ("max_worker_age", "0", 0.0),
+        ("keep_succeeded", "'30d'", 30 * 86400.0),
+        ("keep_failed", "0", 0.0),
+        ("keep_bytes", "'5GB'", 5 * 10**9),
         ("start_method", "'spawn'", "spawn"),
         ("ledger", "'off'", "off"),
         ("cgroup_root", "'off'", "off"),
@@ -90,6 +93,8 @@ BAD = [
     ("max_worker_memory", "1.5"), ("max_worker_age", "inf"),
     ("start_method", "'fork'"), ("cgroup_root", "'sys/fs/cgroup'"), ("cgroup_root", "''"), ("cgroup_root", "5"),
     ("ledger", "'dev/shm/x'"), ("ledger", "''"), ("ledger", "5"),
+    ("keep_succeeded", "'never'"), ("keep_failed", "-1"), ("keep_cancelled", "true"), ("keep_events", "'x'"),
+    ("keep_at_least", "inf"), ("keep_runs", "-1"), ("keep_runs", "'all'"), ("keep_bytes", "'lots'"),
     ("socket_group", "5"), ("socket", "5"), ("socket", "[]"),
 ]  # fmt: skip
 

@@ -9,7 +9,7 @@ import pytest
 
 from batt_supervisor.core.lifecycle import State
 from batt_supervisor.core.model import Outcome
-from batt_supervisor.errors import StoreUnavailable
+from batt_supervisor.errors import StoreDamaged
 from batt_supervisor.store import Store, read, values
 
 S = State
@@ -182,7 +182,7 @@ def test_a_damaged_database_is_told_as_unavailable(tmp_path: Path) -> None:
     (tmp_path / "queue.db").write_bytes(data)
     store = Store(tmp_path / "queue.db")
     reader = store.reader()
-    with pytest.raises(StoreUnavailable, match="cannot be read"):
+    with pytest.raises(StoreDamaged, match="is damaged"):
         reader.run(1)
     reader.close()
     store.close()

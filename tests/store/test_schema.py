@@ -144,7 +144,7 @@ def test_a_schema_from_the_future_is_refused_with_both_numbers_and_left_alone(tm
 def test_what_is_no_database_is_told_and_left_alone(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "queue.db"
     path.write_bytes(content)
-    with pytest.raises(StoreUnavailable, match="cannot be opened"):
+    with pytest.raises(StoreUnavailable, match="is damaged: file is not a database"):
         Store(path)
     assert path.read_bytes() == content
 

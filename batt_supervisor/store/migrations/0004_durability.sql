@@ -10,7 +10,8 @@ ALTER TABLE tasks ADD COLUMN event_seq INTEGER;                            -- it
 
 -- Retention. A run that is being removed is seen by nobody any more.
 ALTER TABLE runs ADD COLUMN going INTEGER NOT NULL DEFAULT 0;
-CREATE INDEX runs_ended ON runs (ended_at_ms) WHERE ended_at_ms IS NOT NULL;
+ALTER TABLE runs ADD COLUMN ended_seq INTEGER NOT NULL DEFAULT 0;          -- number of its last event 'ended'; 0: before there were any
+CREATE INDEX runs_ended ON runs (ended_seq) WHERE ended_at_ms IS NOT NULL;
 CREATE INDEX results_in_files ON results (task_id) WHERE file IS NOT NULL;
 
 -- How many attempts have output in a log, so that it is known when nobody names it any more.
@@ -19,3 +20,11 @@ CREATE TABLE logs (
     attempts INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 INSERT INTO logs SELECT log, count(*) FROM attempts WHERE log_to > log_from GROUP BY log;
+
+-- Age. It is counted in time that battd has itself seen pass, so that a wall clock which is wrong removes nothing.
+ALTER TABLE counters ADD COLUMN lived_ms INTEGER NOT NULL DEFAULT 0;       -- how much of it there has been
+ALTER TABLE counters ADD COLUMN lived_at_ms INTEGER;                       -- wall time when that was written
+CREATE TABLE marks (
+    lived_ms INTEGER PRIMARY KEY,      -- then
+    event_seq INTEGER NOT NULL         -- this was the last event
+) STRICT;
