@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -61,14 +62,26 @@ class ManualClock:
     """A clock that stands still until it is told to go on."""
 
     def __init__(self, mono_s: float = 1000.0, wall_ms: int = 1_700_000_000_000) -> None:
-        self._now = Now(mono_s, wall_ms)
+        self._now = Now(mono_s, wall_ms, mono_s)
 
     def read(self) -> Now:
         return self._now
 
     def advance(self, seconds: float) -> Now:
-        """Let time pass, on both clocks."""
-        self._now = Now(self._now.mono_s + seconds, self._now.wall_ms + round(seconds * 1000))
+        """Let time pass, on all clocks."""
+        now = self._now
+        self._now = Now(now.mono_s + seconds, now.wall_ms + round(seconds * 1000), now.boot_s + seconds)
+        return self._now
+
+    def set_wall(self, by_s: float) -> Now:
+        """Set the wall clock, and no other."""
+        self._now = replace(self._now, wall_ms=self._now.wall_ms + round(by_s * 1000))
+        return self._now
+
+    def suspend(self, seconds: float) -> Now:
+        """Let the host sleep: the monotonic clock stands still, the others go on."""
+        now = self._now
+        self._now = replace(now, wall_ms=now.wall_ms + round(seconds * 1000), boot_s=now.boot_s + seconds)
         return self._now
 
 
@@ -117,6 +130,7 @@ class _FakeSlot:
         self.trouble = ""
         self.pack: deque[Request] = deque()
         self.called: dict[int, float] = {}
+        self.returned: dict[int, float] = {}
 
     def view(self) -> SlotView:
         return SlotView(self.id, self.phase, self.room, self.served, self.room_since_s, self.spent)
@@ -165,6 +179,10 @@ class FakePool:
     def call(self, serial: int, at_s: float) -> None:
         """Its worker has called the attempt's function."""
         self._slots[self.current(serial)[0]].called[serial] = at_s
+
+    def give_back(self, serial: int, at_s: float) -> None:
+        """The attempt's function has returned, and its worker is about to write the result to the disk."""
+        self._slots[self.current(serial)[0]].returned[serial] = at_s
 
     def finish(self, serial: int | None = None, value: object = None, **report: Any) -> Request:
         """End a slot's current attempt with a report: `ok` and a value unless `report` says otherwise."""
@@ -258,6 +276,9 @@ class FakePool:
 
     def called(self, slot_id: int, serial: int) -> float | None:
         return self._slots[slot_id].called.get(serial)
+
+    def returned(self, slot_id: int, serial: int) -> float | None:
+        return self._slots[slot_id].returned.get(serial)
 
     def sample(self, slot_id: int, serial: int, memory_limit: int | None) -> Sample | None:
         return self.samples.get(serial)

@@ -29,6 +29,10 @@ _FILLED_AT = 64
 _WITHDRAWN_AT = 72
 _LOG = struct.Struct("<I")
 _LOG_AT = 76
+_RETURNED = struct.Struct("<Q")
+_RETURNED_AT = 80
+_RETURN = struct.Struct("<d")
+_RETURN_AT = 88
 _TRAY = mmap.PAGESIZE
 
 PACK_MAX = 16
@@ -94,6 +98,11 @@ class Board:
         _CALL.pack_into(self._page, _CALL_AT, monotonic(), cpu_s, waited_s)
         _CALLED.pack_into(self._page, _CALLED_AT, serial)  # last: it makes the rest valid
 
+    def write_return(self, serial: int) -> None:
+        """Say that nothing is left of attempt `serial` but to write its result to the disk, which may be full."""
+        _RETURN.pack_into(self._page, _RETURN_AT, monotonic())
+        _RETURNED.pack_into(self._page, _RETURNED_AT, serial)  # last: it makes the rest valid
+
     def write_log(self, number: int) -> None:
         """Say that output goes to the worker's log of this number from now on."""
         _LOG.pack_into(self._page, _LOG_AT, number)
@@ -152,6 +161,13 @@ class Board:
             return None
         called_s, cpu_s, waited_s = _CALL.unpack_from(self._page, _CALL_AT)
         return called_s, cpu_s, waited_s
+
+    def read_return(self, serial: int) -> float | None:
+        """When `write_return` was called for attempt `serial`, monotonic; None: it was not, or for another since."""
+        if _RETURNED.unpack_from(self._page, _RETURNED_AT)[0] != serial:
+            return None
+        returned_s: float = _RETURN.unpack_from(self._page, _RETURN_AT)[0]
+        return returned_s
 
     def read_beats(self) -> int:
         """A number that changes with every sign of life."""

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from json import dumps, loads
 from time import monotonic
 from typing import Any
@@ -69,11 +70,12 @@ def serve(frame: bytes) -> None:
         if not here.board.begin(item["serial"]):
             return  # the one before it took too long, and it went to another worker
         told = _attempt(item)
-        told["serial"] = item["serial"]
+        serial = told["serial"] = item["serial"]
         if len(fresh.loaded) != here.reported:
             here.reported = len(fresh.loaded)
             told |= _modules(f"{item['task']}-{item['attempt']}")
-        here.board.write_report(report.pack(told, f"{here.results}/{item['task']}-{item['attempt']}.json"))
+        spill = f"{here.results}/{item['task']}-{item['attempt']}.json"
+        here.board.write_report(report.pack(told, spill, partial(here.board.write_return, serial)))
         if "recycle" in told:
             return  # what could not be put back must not meet the next attempt, which goes to another worker
 
@@ -84,8 +86,11 @@ def _modules(attempt: str) -> dict[str, Any]:
     if len(stamps) <= MODULES_MAX and len(dumps(stamps)) <= MODULES_BYTES:
         return {"modules": stamps}
     name = f"modules-{attempt}.json"
-    with open(f"{here.results}/{name}", "w", encoding="utf-8") as listed:
-        listed.write(dumps(stamps))
+    try:
+        with open(f"{here.results}/{name}", "w", encoding="utf-8") as listed:
+            listed.write(dumps(stamps))
+    except OSError as error:  # a full disk: nobody could tell whether one of them has changed since
+        return {"recycle": f"the list of its modules could not be written: {error.strerror}"}
     return {"modules_file": name}
 
 

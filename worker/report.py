@@ -22,8 +22,13 @@ kill can leave half of one."""
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
-DISK_S = 10.0
-"""How long a result waits for room on a full disk."""
+DISK_S = 600.0
+"""How long a result waits for a disk that is full, or takes no writes for another cause that may go."""
+
+DISK_PAUSES_S = 0.2, 2.0
+"""Between two tries to write it, at first and at the longest."""
+
+_MAY_GO = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENOMEM})
 
 REASON_MAX = 300
 MESSAGE_MAX = 2_000
@@ -140,15 +145,19 @@ def _tail(text: str) -> str:
     return f"{text[:half]}\n... ({len(text) - 2 * half} characters left out) ...\n{text[-half:]}"
 
 
-def pack(report: dict[str, Any], spill: str) -> bytes:
+def pack(report: dict[str, Any], spill: str, writing: Callable[[], None] = lambda: None) -> bytes:
     """The report as bytes for the board; a value that is too large goes into the file `spill` first.
 
     A value in the file is synced and renamed into place, so that the file is whole or absent.
+
+    Args:
+        writing: Called before a file is written, which may take long.
     """
     data = _encode(report).encode()
     if len(data) <= FRAME_MAX:
         return data
     if report.get("value") is not None:
+        writing()
         try:
             _write_patiently(spill, report["value"].encode())
             report = {**report, "value": None, "file": os.path.basename(spill)}
@@ -177,13 +186,15 @@ def _shorter(text: str, limit: int) -> str:
 def _write_patiently(path: str, data: bytes) -> None:
     """Write a file; a disk that is full may have room again in a moment."""
     until = monotonic() + DISK_S
+    pause, longest = DISK_PAUSES_S
     while True:
         try:
             return _write(path, data)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or monotonic() > until:
+            if error.errno not in _MAY_GO or monotonic() + pause > until:
                 raise
-        sleep(0.2)
+        sleep(pause)
+        pause = min(2 * pause, longest)
 
 
 def _write(path: str, data: bytes) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from batt_supervisor.core.lifecycle import State
 from batt_supervisor.core.model import Space
 from batt_supervisor.core.retry import runs_alone
 from batt_supervisor.core.world import Line
-from batt_supervisor.errors import NotFound, nearest
+from batt_supervisor.errors import NotFound, StoreUnavailable, nearest
 from batt_supervisor.store.protocol import Reads, Store, Writes
 from batt_supervisor.store.rows import RunRow, TaskRow
 from batt_supervisor.wire import HeadroomReport, ServiceInfo
@@ -38,7 +38,12 @@ class Service:
         draining: Whether battd is going down.
         lines: What holds each line of queued tasks.
         headroom: Everything that admission goes by.
+        prune_asked: Tells the loop that runs are to be removed.
+        removing: Whether something is being removed.
         total: What the whole machine has, by the last reading; None before there is one.
+        store_failed: Tells the loop that the store could not be read or written.
+        trouble: Why nothing starts at all, while the store does not work.
+        writing: Running tasks of which nothing is left but to write their result to the disk.
     """
 
     store: Store
@@ -50,9 +55,15 @@ class Service:
     draining: Callable[[], bool]
     logs: Path
     results: Path
+    prune_asked: Callable[[], None] = lambda: None
+    removing: Callable[[], bool] = lambda: False
     total: Callable[[], Space | None] = lambda: None
     lines: Callable[[], dict[Line, Hold]] = dict
     headroom: Callable[[], HeadroomReport] | None = None
+    store_failed: Callable[[StoreUnavailable], None] = lambda error: None
+    trouble: Callable[[], Hold | None] = lambda: None
+    writing: Callable[[], Container[int]] = frozenset
+    _leaving: bool = False
     _reader: Reads | None = None
     _waiters: dict[int, set[asyncio.Event]] = field(default_factory=dict)
     _event_waiters: set[asyncio.Event] = field(default_factory=set)
@@ -78,12 +89,16 @@ class Service:
         match = re.fullmatch(r"r?(\d{1,18})", reference)
         found = self.reader.run(int(match[1])) if match else self.reader.run_named(reference)
         if found is None:
+            if match and self.reader.was_there(int(match[1])):
+                raise NotFound(f"run {reference!r} is gone: it was pruned, or its submission was given up")
             hint = "" if match else nearest(reference, self.reader.run_names(200))
             raise NotFound(f"no run {reference!r}{hint}")
         return found
 
     def hold_of(self, row: TaskRow) -> Hold | None:
-        """What holds a queued task: the line that it stands in, or its run as a whole."""
+        """What holds a queued task: the store, the line that it stands in, or its run as a whole."""
+        if (trouble := self.trouble()) is not None:
+            return trouble
         tries = self.reader.history(row.id)
         line = Line(row.run_id, row.stage, tries.resource, runs_alone(tries))
         return self.lines().get(line) or self.holds().get(row.run_id)
@@ -116,6 +131,12 @@ class Service:
         if self._event_loop is not None and (self._event_waiters or not self._waiters.keys().isdisjoint(run_ids)):
             self._event_loop.call_soon_threadsafe(self._wake, run_ids)
 
+    def leave(self) -> None:
+        """Any thread: battd goes away. Whoever waits gets what there is, and no request waits from now on."""
+        self._leaving = True
+        if self._event_loop is not None:
+            self._event_loop.call_soon_threadsafe(lambda: self._wake(set(self._waiters)))
+
     def _wake(self, run_ids: set[int]) -> None:
         for run_id in run_ids:
             for event in self._waiters.get(run_id, ()):
@@ -128,7 +149,7 @@ class Service:
         event = asyncio.Event()
         self._waiters.setdefault(run_id, set()).add(event)
         try:
-            await _until(event, until, wait_s)
+            await _until(event, lambda: self._leaving or until(), wait_s)
         finally:
             self._waiters[run_id].discard(event)
             if not self._waiters[run_id]:
@@ -139,7 +160,7 @@ class Service:
         event = asyncio.Event()
         self._event_waiters.add(event)
         try:
-            await _until(event, until, wait_s)
+            await _until(event, lambda: self._leaving or until(), wait_s)
         finally:
             self._event_waiters.discard(event)
 

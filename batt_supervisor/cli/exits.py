@@ -51,7 +51,8 @@ TABLE: Final[dict[Exit, Meaning]] = {
     Exit.UNREACHABLE: Meaning("no battd answers on the socket"),
     Exit.REFUSED: Meaning(
         "battd answered, but cannot do it (it drains, its store is not available, the task has ended already); "
-        "`backup`, `check --store`: the database cannot be read"
+        "`backup`, `check --store`: the database cannot be read",
+        "the database cannot be opened, or is none; it did not start",
     ),
     Exit.INTERNAL: Meaning("a defect of battctl", "a defect of battd: one of its threads ended or hung"),
     Exit.CANNOT_CREATE: Meaning(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from batt_supervisor.core.admission import Hold
 from batt_supervisor.core.limits import breach
 from batt_supervisor.core.model import Outcome
 from batt_supervisor.core.relief import relief
 from batt_supervisor.core.start import Starter
 from batt_supervisor.core.world import (
+    WRITING_MAX_S,
     AskStacks,
     CloseRun,
     Closing,
@@ -33,7 +33,7 @@ def plan(world: World, policy: Policy) -> list[Command]:
     stops = list(_stops(world, closing))
     commands += stops
     if not world.accepting:
-        commands += [Held(run.id, Hold("service", 1, world.closed)) for run in world.runs]
+        commands += [Held(run.id, world.closed) for run in world.runs]
     else:
         renewals = list(_renewals(world, policy))
         ending = any(isinstance(one, Stop) and one.slot_id is not None for one in stops)
@@ -94,6 +94,11 @@ def _over(attempt: Running, now_s: float) -> tuple[Outcome, str] | None:
             return None
         reason = f"its worker did not call the function within boot_timeout ({attempt.boot_timeout_s:g} s)"
         return Outcome.LOST, reason
+    if attempt.returned_s is not None:
+        # None of its limits is for that: it has done its work.
+        if now_s < attempt.deadline_s:
+            return None
+        return Outcome.LOST, f"its result could not be written within {WRITING_MAX_S:g} s"
     if attempt.sample is not None and (found := breach(limits, attempt.sample)) is not None:
         return found
     if now_s >= attempt.deadline_s:

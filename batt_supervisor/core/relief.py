@@ -84,7 +84,8 @@ def victim(world: World, *, threads: bool) -> Running | None:
     Never the oldest that runs, of ours and of this user's other supervisors: so there is always one that goes on. And
     none that was stopped `EVICTIONS_MAX` times before.
     """
-    called = [one for one in world.running if one.called_s is not None and one.slot_id is not None and not one.ending]
+    going = [one for one in world.running if one.ending or one.returned_s is not None]
+    called = [one for one in world.running if one.called_s is not None and one.slot_id is not None and one not in going]
     if not called:
         return None
     oldest = min(called, key=lambda one: one.sent_s)

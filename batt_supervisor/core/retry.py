@@ -15,6 +15,10 @@ RESOURCE_TRIES: Final = 3
 UNCHARGED_CAP: Final = 10
 """Attempts that may be lost through no fault of the task, so that nothing loops for ever."""
 
+LOST_DELAY_S: Final = 0.25
+"""Backoff after the second attempt that was lost on its worker's or the disk's side, doubled each time: two minutes
+until the cap. Whatever takes workers away, or lets no result be written, may do so ten times in a second."""
+
 STARVED_TRIES: Final = 2
 """Attempts that may be starved of CPU before the next one gets the machine to itself."""
 
@@ -42,7 +46,9 @@ class Verdict:
     reason: str = ""
 
 
-def judge(outcome: Outcome, tries: Tries, limits: Limits, seed: int, *, together: bool = False) -> Verdict:
+def judge(
+    outcome: Outcome, tries: Tries, limits: Limits, seed: int, *, together: bool = False, spaced: bool = False
+) -> Verdict:
     """Decide after an attempt whether the task has ended or goes again.
 
     Args:
@@ -51,10 +57,14 @@ def judge(outcome: Outcome, tries: Tries, limits: Limits, seed: int, *, together
         limits: Of its stage.
         seed: Makes the backoff's jitter repeatable; the task's id will do.
         together: It was lost with others, any of which may have been the cause.
+        spaced: It was lost on its worker's or the disk's side, where the cause may last. The next attempts are given
+            time, all but the first of them. Not for a battd that was restarted: that is over.
     """
     if outcome is Outcome.LOST:
-        return _lost(replace(tries, uncharged=tries.uncharged + 1, suspect=tries.suspect or together))
-    tries = replace(tries, suspect=False)
+        tries = replace(tries, uncharged=tries.uncharged + 1, suspect=tries.suspect or together)
+        return _lost(tries, seed, spaced=spaced)
+    if tries.suspect:
+        tries = replace(tries, suspect=False)
     if outcome is Outcome.OK:
         return Verdict(Event.SUCCEED, tries)
     if outcome is Outcome.CANCELLED:
@@ -81,9 +91,11 @@ def judge(outcome: Outcome, tries: Tries, limits: Limits, seed: int, *, together
     return Verdict(Event.LATER, tries, _backoff(limits.retry_delay_s, tries.charged, seed))
 
 
-def _lost(tries: Tries) -> Verdict:
+def _lost(tries: Tries, seed: int, *, spaced: bool) -> Verdict:
     if tries.uncharged > UNCHARGED_CAP:
         return Verdict(Event.FAIL, tries, reason=f"gave up: lost {tries.uncharged} times")
+    if spaced and tries.uncharged > 1:
+        return Verdict(Event.LATER, tries, _backoff(LOST_DELAY_S, tries.uncharged - 1, seed))
     return Verdict(Event.AGAIN, tries)
 
 

@@ -106,16 +106,19 @@ class Starter:
 
     def _make_way(self) -> Iterator[Held]:
         """Hold every other line while a task that must run alone has waited too long for that."""
-        late_ms = self._world.now.wall_ms - PATIENCE_S * 1000
         heads = (heads[0] for line, heads in self._lines.items() if line.alone and self._can_ever_fit(line))
-        patient = [head for head in heads if head.since_ms < late_ms]
+        patient = [head for head in heads if self._has_waited(head)]
         if not patient:
             return
-        first = min(patient, key=lambda head: (head.since_ms, head.task_id))
+        first = min(patient, key=lambda head: head.task_id)
         for line in [line for line in self._lines if line != Line.of(first)]:
             del self._lines[line]
             reason = f"waits for task t{first.task_id}, which must run alone and has waited long for it"
             yield Held(line.run_id, Hold("machine", 1, reason), line)
+
+    def _has_waited(self, head: Head) -> bool:
+        """Whether a task was queued long ago; in the future means before the wall clock was set back."""
+        return abs(self._world.now.wall_ms - head.since_ms) > PATIENCE_S * 1000
 
     def _can_ever_fit(self, line: Line) -> bool:
         """Whether what a line was declared to need is there once nothing of ours runs."""
@@ -178,7 +181,7 @@ class Starter:
             return Hold("room", 1, reason)
         if self._alone or (line.alone and (self._active or self._ahead)):
             return Hold("machine", 1, "waits until nothing else runs: one of them runs alone")
-        if line.alone and self._world.others.running and head.since_ms > self._world.now.wall_ms - PATIENCE_S * 1000:
+        if line.alone and self._world.others.running and not self._has_waited(head):
             return Hold("machine", 1, "must run alone: waits for what other supervisors run, for a minute at most")
         return None
 

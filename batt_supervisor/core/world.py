@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from batt_supervisor.clock import Now
 from batt_supervisor.core.admission import Free, Hold, Need
@@ -14,6 +14,9 @@ from batt_supervisor.core.levels import Throttle
 from batt_supervisor.core.limits import ASK_FROM_S, ASK_S, Quiet, Sample
 from batt_supervisor.core.model import NOTHING, Claim, Head, Limits, Outcome, Room, Space, Work
 from batt_supervisor.core.retry import runs_alone
+
+WRITING_MAX_S: Final = 660.0
+"""How long a result may take to be written. Its worker gives up a minute before (`worker.report.DISK_S`)."""
 
 
 class Closing(StrEnum):
@@ -40,6 +43,7 @@ class Running:
         slot_id: None for one that was claimed ahead and takes the next slot that comes free.
         sent_s: When it was given to the slot, monotonic.
         called_s: When its function was called, monotonic; None until the worker says so.
+        returned_s: When it had returned, and only its result was left to be written to the disk; likewise.
         boot_timeout_s: How long that may take.
         sample: What it used when it was last looked at; None: not yet.
         quiet: Since when it has shown no sign of life, where its run sets a limit to that.
@@ -58,6 +62,7 @@ class Running:
     sent_s: float
     boot_timeout_s: float
     called_s: float | None = None
+    returned_s: float | None = None
     sample: Sample | None = None
     quiet: Quiet | None = None
     asked: bool = False
@@ -74,19 +79,21 @@ class Running:
         """When the supervisor ends it, on the monotonic clock."""
         if self.called_s is None:
             return self.sent_s + self.boot_timeout_s
+        if self.returned_s is not None:
+            return self.returned_s + WRITING_MAX_S
         return self.called_s + self.limits.timeout_s
 
     @property
     def stall_s(self) -> float:
         """When it is called stalled unless it shows a sign of life before; infinity where there is no such limit."""
-        if self.quiet is None or self.limits.stall_timeout_s is None:
+        if self.quiet is None or self.limits.stall_timeout_s is None or self.returned_s is not None:
             return float("inf")
         return self.quiet.since_s + self.limits.stall_timeout_s
 
     @property
     def ask_s(self) -> float:
         """When its stacks are to be asked for; infinity for never, or not again."""
-        if self.asked or not self.python or self.called_s is None:
+        if self.asked or not self.python or self.called_s is None or self.returned_s is not None:
             return float("inf")
         asks = [self.deadline_s] if self.limits.timeout_s >= ASK_FROM_S else []
         asks += [self.stall_s] if (self.limits.stall_timeout_s or 0.0) >= ASK_FROM_S else []
@@ -138,6 +145,9 @@ class Policy:
     reserve: Space
     need: Space
     max_age_s: float = 0.0
+
+
+NO_WORK: Final = Hold("service", 1, "battd takes no work")
 
 
 class Line(NamedTuple):
@@ -193,7 +203,7 @@ class World:
     ahead: Mapping[str, int] = field(default_factory=dict)
     bad_rooms: Mapping[Room, str] = field(default_factory=dict)
     trouble: str = ""
-    closed: str = ""
+    closed: Hold = NO_WORK
     last_start_s: Mapping[int, float] = field(default_factory=dict)
     needs: Mapping[tuple[int, int], Need] = field(default_factory=dict)
     others: Others = NOBODY

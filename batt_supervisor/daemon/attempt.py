@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from batt_supervisor.core.limits import Quiet, Sample, listen
@@ -26,6 +26,7 @@ class Attempt:
         args: Its arguments as JSON, which come with the claim; None while it is being claimed.
         serial: Of the request to the slot; 0 until it is sent.
         called_s: When its function was called; None until the worker says so.
+        returned_s: When that was over, and nothing was left but to write its result to the disk; likewise.
         sample: What it used when it was last looked at.
         sampled_s: When that was, or when it was called.
         quiet: Since when it has shown no sign of life, where its run sets a limit to that.
@@ -44,6 +45,7 @@ class Attempt:
     args: str | None = None
     serial: int = 0
     called_s: float | None = None
+    returned_s: float | None = None
     sample: Sample | None = None
     sampled_s: float = 0.0
     quiet: Quiet | None = None
@@ -51,13 +53,24 @@ class Attempt:
     asked: bool = False
     stop: Stop | None = None
     stop_asked: bool = False
+    claim: Claim = field(init=False)
+    _waiting: tuple[tuple[object, ...], Running] | None = field(init=False, default=None)
 
-    @property
-    def claim(self) -> Claim:
-        return Claim(self.head.task_id, self.head.attempt + 1)
+    def __post_init__(self) -> None:
+        self.claim = Claim(self.head.task_id, self.head.attempt + 1)
 
     def running(self, boot_timeout_s: float, *, current: bool) -> Running:
         """As the plan sees it; one that is not its slot's current one still waits for its turn."""
+        if current:
+            return self._running(boot_timeout_s, current=True)
+        # Most of those in hand are short ones that were claimed ahead, and every plan looks at all of them: while they
+        # wait nothing else of them changes.
+        state = (self.head, self.stop is not None or self.args is None, self.stop_asked, self.since_s, boot_timeout_s)
+        if self._waiting is None or self._waiting[0] != state:
+            self._waiting = state, self._running(boot_timeout_s, current=False)
+        return self._waiting[1]
+
+    def _running(self, boot_timeout_s: float, *, current: bool) -> Running:
         return Running(
             claim=self.claim,
             run_id=self.head.run_id,
@@ -66,6 +79,7 @@ class Attempt:
             sent_s=self.since_s,
             boot_timeout_s=boot_timeout_s,
             called_s=self.called_s,
+            returned_s=self.returned_s,
             sample=self.sample,
             quiet=self.quiet,
             asked=self.asked,
@@ -120,19 +134,24 @@ class Attempt:
 
 @dataclass(slots=True)
 class Settling:
-    """An end that the store has not acknowledged yet; kept, and tried again, while the store is unavailable."""
+    """An end that the store has not acknowledged yet; kept, and tried again, while the store is unavailable.
+
+    Attributes:
+        spaced: Lost on the side of the worker or its disk, where the next attempt may be lost at once as well.
+    """
 
     attempt: Attempt
     ending: Ending
     place: values.Place | None
-    retry_at_s: float | None = None
+    spaced: bool = False
 
     @property
     def verdict(self) -> Verdict:
         """What becomes of the task; the task's id is the seed of its backoff."""
         head = self.attempt.head
         ending = self.ending
-        return judge(ending.outcome, head.tries, self.attempt.work.limits, head.task_id, together=ending.together)
+        limits = self.attempt.work.limits
+        return judge(ending.outcome, head.tries, limits, head.task_id, together=ending.together, spaced=self.spaced)
 
 
 def seed_of(seed: int, index: int) -> int:

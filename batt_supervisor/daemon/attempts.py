@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
@@ -31,8 +32,6 @@ GATHER_S: Final = 0.003
 """How long claims and ends of short attempts are gathered into one write while slots have work in hand."""
 
 GATHER_MAX: Final = 64
-
-SETTLE_RETRY_S: Final = 1.0
 
 PACK_PATIENCE_S: Final = 0.05
 """How long the current attempt of a pack may take before those behind it are given to other workers."""
@@ -72,6 +71,7 @@ class Attempts:
         self._settling: dict[Claim, Settling] = {}
         self._claims: list[Attempt] = []
         self._ends: list[Settling] = []
+        self._kept: list[Settling] = []  # those that the store could not take; no more than were in hand when it failed
         self._gathered_s: float | None = None
         self._pace = Pace()
         self._aim = 0  # how many attempts the last plan could have claimed ahead
@@ -89,6 +89,10 @@ class Attempts:
     def tasks(self) -> dict[int, int]:
         """The task that each slot is at."""
         return {slot_id: pack[0].head.task_id for slot_id, pack in self._by_slot.items()}
+
+    def writing(self) -> frozenset[int]:
+        """Tasks of which nothing is left but to write their result to the disk."""
+        return frozenset(pack[0].head.task_id for pack in self._by_slot.values() if pack[0].returned_s is not None)
 
     def runs_in_flight(self) -> set[int]:
         """Runs with an attempt in hand, or with an end that is not on disk yet."""
@@ -133,6 +137,8 @@ class Attempts:
                 if called_s is None:
                     continue
                 attempt.note_call(called_s)
+            if attempt.returned_s is None:
+                attempt.returned_s = self._pool.returned(slot_id, attempt.serial)
             if now.mono_s - attempt.sampled_s >= every_s:
                 sample = self._pool.sample(slot_id, attempt.serial, attempt.work.limits.memory_limit_bytes)
                 if sample is not None:
@@ -162,6 +168,9 @@ class Attempts:
 
     def flush(self, now: Now) -> None:
         """Hand claims and ends to the writer: at once, or, while slots have short work in hand, a batch at a time."""
+        if self._outbox.trouble:
+            self._kept += self._ends
+            self._ends = []
         if not self._claims and not self._ends:
             return
         if self._gathered_s is None:
@@ -190,7 +199,8 @@ class Attempts:
                     self._unclaimed(attempt)
                 else:
                     # The head may have been read before a cancel and a retry, with a count that no longer holds.
-                    attempt.head = replace(attempt.head, tries=found.tries, index=found.index)
+                    if (attempt.head.tries, attempt.head.index) != (found.tries, found.index):
+                        attempt.head = replace(attempt.head, tries=found.tries, index=found.index)
                     self._claimed(attempt, found.args, now)
 
         def failed(error: Exception, now: Now) -> None:
@@ -286,7 +296,8 @@ class Attempts:
                 if attempt.args is not None:
                     self._give_back(attempt)
             elif now and attempt.stop is None:
-                self.stop(Stop(attempt.claim, attempt.slot_id, Outcome.LOST, "battd was stopped before it had ended"))
+                what = "it had ended" if attempt.returned_s is None else "its result could be written"
+                self.stop(Stop(attempt.claim, attempt.slot_id, Outcome.LOST, f"battd was stopped before {what}"))
 
     def _give_back(self, attempt: Attempt, why: str = "battd was stopped before it had started") -> None:
         """Settle an attempt that was claimed and of which nothing has happened."""
@@ -342,23 +353,29 @@ class Attempts:
         if seen.report is None:
             self._drop_result(attempt.claim)
         place = values.Place(seen.worker, seen.log_from, seen.log_to) if seen.worker else None
-        self._settle(Settling(attempt, ending, place))
+        self._settle(Settling(attempt, ending, place, spaced=not self.draining))
 
     def _drop_result(self, claim: Claim) -> None:
         """Remove what an attempt without a report may have written of its result."""
         for end in ("json", "json.tmp"):
-            (self.settings.state_dir / "results" / f"{claim.task_id}-{claim.attempt}.{end}").unlink(missing_ok=True)
+            with suppress(OSError):  # of a file system that takes no writes; the next start finds it
+                (self.settings.state_dir / "results" / f"{claim.task_id}-{claim.attempt}.{end}").unlink(missing_ok=True)
 
     def low(self) -> bool:
         """Whether more should be claimed ahead now."""
         return 2 * len(self._ahead) <= max(self._aim, 2 * self.settings.slots)
 
-    def settle_again(self, now: Now) -> None:
-        """Try those ends once more that the store could not take."""
-        for settling in self._settling.values():
-            if settling.retry_at_s is not None and now.mono_s >= settling.retry_at_s:
-                settling.retry_at_s = None
-                self._ends.append(settling)
+    def settle_again(self) -> bool:
+        """Try those ends once more that the store could not take, all in one write; whether there are any."""
+        kept, self._kept = self._kept, []
+        if kept:
+            self._write_ends(kept)
+        return bool(kept)
+
+    def unwritten(self) -> list[Claim]:
+        """Attempts whose ends the store could not take, if nothing else is in hand and none of them on its way."""
+        all_kept = len(self._kept) == len(self._settling)
+        return list(self._settling) if all_kept and not self._by_slot and not self._ahead else []
 
     def _settle(self, settling: Settling) -> None:
         attempt, ending = settling.attempt, settling.ending
@@ -386,7 +403,7 @@ class Attempts:
         def failed(error: Exception, now: Now) -> None:
             for settling in ends:
                 if isinstance(error, StoreUnavailable):
-                    settling.retry_at_s = now.mono_s + SETTLE_RETRY_S
+                    self._kept.append(settling)
                 elif len(ends) > 1:
                     self._write_ends([settling])  # one of them cannot be written; the others can
                 else:
@@ -408,6 +425,7 @@ class Attempts:
         del self._settling[attempt.claim]
         if state is None:
             log.warning("result dropped: the task moved on without this attempt", task=f"t{attempt.claim.task_id}")
+            self._runs.queued(attempt.head.run_id)
         elif state is State.QUEUED:
             self._runs.queued(attempt.head.run_id)
         elif state is State.SCHEDULED:

@@ -9,6 +9,7 @@ from batt_supervisor import __version__
 from batt_supervisor.api.show import ORDINARY
 from batt_supervisor.config import Settings
 from batt_supervisor.core.headroom import Entry, Holder, Resource
+from batt_supervisor.core.world import SlotView
 from batt_supervisor.daemon.snapshot import Snapshot
 from batt_supervisor.pool.nursery import ROOT
 from batt_supervisor.wire import (
@@ -44,7 +45,7 @@ def describe(settings: Settings, snapshot: Snapshot, started_ms: int, kill_by: s
         slots=tuple(
             SlotInfo(
                 slot=slot.view.id,
-                phase=slot.trouble or ("busy" if slot.view.id in snapshot.tasks else slot.view.phase.value),
+                phase=slot.trouble or _phase(slot.view, snapshot),
                 worker_pid=slot.worker_pid,
                 served=slot.view.served,
                 renewed=slot.renewed,
@@ -63,6 +64,13 @@ def describe(settings: Settings, snapshot: Snapshot, started_ms: int, kill_by: s
         outcomes={},
         runs=(),
     )
+
+
+def _phase(slot: SlotView, snapshot: Snapshot) -> str:
+    task_id = snapshot.tasks.get(slot.id)
+    if task_id is None:
+        return slot.phase.value
+    return "writing" if task_id in snapshot.writing else "busy"
 
 
 def _headroom(snapshot: Snapshot, settings: Settings) -> HeadroomInfo:

@@ -132,6 +132,8 @@ def read(environ: Mapping[str, str]) -> Faults:
         name, _, what = part.partition("=")
         if name == "clock":
             clock_by = Path(what)
+            if not clock_by.is_absolute():
+                raise BadConfiguration(f"BATT_FAULTS: {part!r} names no file; it is clock=/PATH")
             continue
         if name not in POINTS:
             raise BadConfiguration(f"BATT_FAULTS: there is no fault point {name!r}{nearest(name, POINTS)}")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import select
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -12,7 +14,7 @@ import structlog
 from batt_supervisor.clock import Clock, Now
 from batt_supervisor.config import Settings
 from batt_supervisor.core.admission import Hold, Need
-from batt_supervisor.core.model import NOTHING, Outcome, Space
+from batt_supervisor.core.model import NOTHING, Head, Outcome, Space
 from batt_supervisor.core.plan import plan, wake_at
 from batt_supervisor.core.world import (
     AskStacks,
@@ -28,13 +30,17 @@ from batt_supervisor.core.world import (
     World,
 )
 from batt_supervisor.daemon.attempts import Attempts
+from batt_supervisor.daemon.clockwatch import ClockWatch
 from batt_supervisor.daemon.faults import Point, no_fault
 from batt_supervisor.daemon.gate import Gate
 from batt_supervisor.daemon.outbox import Inbox, Outbox
+from batt_supervisor.daemon.retention import Retention
 from batt_supervisor.daemon.room import SLOT_THREADS
 from batt_supervisor.daemon.runs import OpenRuns
-from batt_supervisor.daemon.snapshot import Promise, Snapshot
+from batt_supervisor.daemon.snapshot import WELL, Promise, Snapshot, store_hold
+from batt_supervisor.errors import StoreUnavailable
 from batt_supervisor.pool.protocol import Pool
+from batt_supervisor.store import values
 from batt_supervisor.store.protocol import Store
 
 REST_S: Final = 0.25
@@ -66,6 +72,7 @@ class Loop:
     Attributes:
         beat_s: Monotonic time of the last tick; a watchdog reads it.
         snapshot: See Snapshot.
+        clockwatch: Whether the wall clock was set.
     """
 
     def __init__(
@@ -77,6 +84,8 @@ class Loop:
         settings: Settings,
         slots: int | None = None,
         point: Point = no_fault,
+        damaged: Callable[[str], None] = lambda said: None,
+        folder: Path | None = None,
     ) -> None:
         self._settings = settings
         self._built = slots or settings.slots
@@ -84,7 +93,7 @@ class Loop:
         self._pool, self._gate, self._clock = pool, gate, clock
         self._reader = store.reader()
         self._inbox = Inbox()
-        self._outbox = Outbox(store.writer, self._inbox)
+        self._outbox = Outbox(store.writer, self._inbox, damaged)
         self._runs = OpenRuns(self._reader, self._outbox)
         self._point = point
         self._attempts = Attempts(pool, self._outbox, self._runs, settings, gate, point)
@@ -97,6 +106,11 @@ class Loop:
         self._ready: set[int] = set()
         self._wake_s = self._planned_s = self._published_s = 0.0
         now = clock.read()
+        self.clockwatch = ClockWatch(self._outbox, self._runs, now)
+        self._retention = (
+            None if folder is None else Retention(self._reader, self._outbox, pool, folder, settings.rules(), now)
+        )
+        self._left: Sequence[values.Settlement] = ()
         self.beat_s = now.mono_s
         self.snapshot = Snapshot(
             (),
@@ -124,6 +138,23 @@ class Loop:
         """Any thread: a running task is to be stopped; that is on disk."""
         self._inbox.put(lambda now: self._attempts.ask_stop(task_id))
 
+    def store_failed(self, error: StoreUnavailable) -> None:
+        """Any thread: the store could not be written or read for somebody else."""
+        self._inbox.put(lambda now: self._outbox.failed(error, now))
+
+    def store_hold(self) -> Hold | None:
+        """Any thread: why nothing starts, while the store does not work."""
+        return self.snapshot.held_by_store()
+
+    def prune_asked(self) -> None:
+        """Any thread: runs are to be removed; that is on disk."""
+        if self._retention is not None:
+            self._inbox.put(self._retention.go_on)
+
+    def removing(self) -> bool:
+        """Any thread: whether something is being removed."""
+        return self._retention is not None and self._retention.working
+
     def touched(self, run_ids: set[int]) -> None:
         """The writer's thread: these runs' tasks have moved."""
         self._runs.touched(run_ids)
@@ -143,8 +174,11 @@ class Loop:
         if settings.slots != self._settings.slots:
             self._built = settings.slots  # else what is missing is `_widen`'s
         self._settings = self._attempts.settings = self._gate.settings = settings
-        self._pool.resize(self._built, self._clock.read().mono_s)
+        now = self._clock.read()
+        self._pool.resize(self._built, now.mono_s)
         self._attempts.changed = True
+        if self._retention is not None:
+            self._retention.change(settings.rules(), now)
 
     # The loop
 
@@ -159,6 +193,7 @@ class Loop:
         """One round."""
         now = self._clock.read()
         self.beat_s = now.mono_s
+        self.clockwatch.look(now)
         self._inbox.read(now)
         for seen in self._pool.poll(now.mono_s, self._ready):
             freed = self._attempts.on_exit(seen, now)
@@ -166,15 +201,50 @@ class Loop:
             started = freed and self._gate.ample and self._start_next(seen.slot_id, now)
             if not started or self._attempts.low():
                 self._attempts.changed = True
-        self._outbox.try_again(now)
-        if not self._outbox.trouble:
-            self._attempts.settle_again(now)
-            self._runs.tidy(now, self._attempts.runs_in_flight())
-            self._save_needs(now)
+        self._tend(now)
         if self._due(now):
             self._plan(now)
         self._attempts.flush(now)
         self._outbox.flush()
+
+    def _tend(self, now: Now) -> None:
+        """Read and write what is to be, or, while the store is in trouble, find out whether it still is."""
+        if self._outbox.trouble and (self._outbox.damaged or not self._outbox.mended):
+            if self._outbox.is_due(now) and not self._write_left() and not self._attempts.settle_again():
+                self._outbox.probe(now)
+            return
+        self._attempts.settle_again()  # what has ended while the others were written
+        try:
+            self._runs.catch_up()
+            self._runs.tidy(now, self._attempts.runs_in_flight())
+            if self._retention is not None and self._drain_until_s is None:
+                self._retention.tick(now)
+            if self._outbox.trouble:
+                self._heads()
+        except StoreUnavailable as error:
+            self._outbox.failed(error, now)
+            return
+        if self._outbox.well(now):
+            self._attempts.changed = True
+        self.clockwatch.tend()
+        self._save_needs(now)
+
+    def begin_with(self, left: Sequence[values.Settlement], error: StoreUnavailable) -> None:
+        """Before the first tick: the store does not work, and these ends of an earlier battd's attempts come first."""
+        self._left = left
+        self._outbox.failed(error, self._clock.read())
+
+    def _write_left(self) -> bool:
+        """Write off what an earlier battd has left, if that could not be done at the start; whether there is any."""
+        left = self._left
+
+        def done(states: object, now: Now) -> None:
+            self._left = ()
+            log.warning("attempts of an earlier battd written off", attempts=len(left))
+
+        if left:
+            self._outbox.write(lambda tx: tx.settle(left), done)
+        return bool(left)
 
     def _due(self, now: Now) -> bool:
         """Whether anything has happened that a plan could answer. Most ticks only hear from the disk."""
@@ -240,14 +310,14 @@ class Loop:
         return self._attempts.promised() + Space(0, SLOT_THREADS * booting)
 
     def _look(self, now: Now) -> World:
+        heads = self._heads_or_none(now)
         store_works = not self._outbox.trouble
         busy = self._attempts.tasks()
-        taken = {attempt.head.task_id for attempt in self._attempts}
         return World(
             now=now,
             accepting=self._drain_until_s is None and store_works,
             runs=self._runs.views(),
-            heads=self._runs.heads(taken) if store_works else {},
+            heads=heads,
             works=self._runs.works,
             running=self._attempts.running(),
             slots=[
@@ -257,7 +327,7 @@ class Loop:
             ahead=self._attempts.ahead() if self._gate.ample else {},
             bad_rooms=self._pool.bad_rooms(now.mono_s),
             trouble=self._pool.trouble(),
-            closed="battd is going down" if store_works else self._outbox.trouble,
+            closed=Hold("service", 1, "battd is going down") if store_works else store_hold(self._outbox.trouble),
             last_start_s=self._runs.started_s,
             needs=self._gate.needs(),
             others=self._gate.others,
@@ -267,6 +337,19 @@ class Loop:
             relieved_s=self._gate.relieved_s,
             ended_s=self._gate.ended_s,
         )
+
+    def _heads(self) -> dict[int, deque[Head]]:
+        return self._runs.heads({attempt.head.task_id for attempt in self._attempts})
+
+    def _heads_or_none(self, now: Now) -> dict[int, deque[Head]]:
+        """What may start next; nothing where the store does not tell, and deadlines are kept all the same."""
+        if self._outbox.trouble:
+            return {}
+        try:
+            return self._heads()
+        except StoreUnavailable as error:
+            self._outbox.failed(error, now)
+            return {}
 
     def _carry_out(self, command: Command, now: Now) -> None:
         match command:
@@ -318,8 +401,11 @@ class Loop:
         now = self._clock.read()
         waits = self._runs.waiting() or not self._attempts.empty()
         until_s = min(self._wake_s, self._attempts.wake_s, now.mono_s + (REST_S if waits else IDLE_S))
-        if self._runs.next_due_ms is not None:
+        until_s = min(until_s, self._outbox.due_s())
+        if self._runs.next_due_ms is not None and not self._outbox.trouble:
             until_s = min(until_s, now.mono_s + (self._runs.next_due_ms - now.wall_ms) / 1000)
+        if self._retention is not None and not self._outbox.trouble and self._drain_until_s is None:
+            until_s = min(until_s, self._retention.wake_s)
         descriptors = [self._inbox.wake, *self._pool.descriptors()]
         if descriptors != self._watched:
             self._watched, self._waiter = descriptors, select.poll()
@@ -336,9 +422,17 @@ class Loop:
             return False
         self._point("drain")
         now = self._clock.read()
-        self._attempts.drain(now=now.mono_s >= self._drain_until_s)
+        late = now.mono_s >= self._drain_until_s
+        self._attempts.drain(now=late)
         self._attempts.flush(now)
         self._outbox.flush()
+        if late and self._outbox.failed_s >= self._drain_until_s and (unwritten := self._attempts.unwritten()):
+            log.error(
+                "left with ends that could not be written: these attempts are lost, uncharged, at the next start",
+                tasks=[f"t{task_id}" for task_id in sorted(claim.task_id for claim in unwritten)],
+                reason=self._outbox.trouble,
+            )
+            return True
         return self._attempts.empty()
 
     def _publish(self, world: World) -> None:
@@ -361,7 +455,8 @@ class Loop:
             total=self._gate.free.total,
             ledger=self._gate.ledger.where or self._gate.ledger.why,
             draining=self._drain_until_s is not None,
-            store=self._outbox.trouble or "ok",
+            store=self._outbox.trouble or WELL,
+            writing=self._attempts.writing(),
         )
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 import traceback
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -28,13 +28,15 @@ from batt_supervisor.clock import SystemClock
 from batt_supervisor.config import RELOADABLE, Settings, load
 from batt_supervisor.core.model import Room
 from batt_supervisor.core.needs import Needs
-from batt_supervisor.daemon import logs, recover, room, threads
+from batt_supervisor.daemon import faults, logs, recover, room, threads
 from batt_supervisor.daemon.describe import describe, report
 from batt_supervisor.daemon.gate import Gate
 from batt_supervisor.daemon.loop import Loop
 from batt_supervisor.daemon.notify import Notifier
+from batt_supervisor.daemon.orphans import Orphans
+from batt_supervisor.daemon.outbox import RETRY_S
 from batt_supervisor.daemon.statedir import StateDir, hold
-from batt_supervisor.errors import BadConfiguration, BattError
+from batt_supervisor.errors import BadConfiguration, BattError, StoreDamaged, StoreUnavailable
 from batt_supervisor.headroom.ledger import Ledger
 from batt_supervisor.headroom.machine import MachineHeadroom
 from batt_supervisor.pool.crew import Crew
@@ -43,7 +45,7 @@ from batt_supervisor.pool.group import Groups
 from batt_supervisor.pool.nursery import Places
 from batt_supervisor.pool.nursery import Settings as NurserySettings
 from batt_supervisor.pool.single import LOOK_S
-from batt_supervisor.store import Store
+from batt_supervisor.store import Store, trouble, values
 
 log = structlog.get_logger("battd")
 
@@ -56,14 +58,17 @@ class Daemon:
     def __init__(self, settings: Settings, config: Path | None, flags: dict[str, Any]) -> None:
         self._config, self._flags = config, flags
         self._settings = settings
-        self._started_ms = time.time_ns() // 1_000_000
+        self._faults = faults.read(os.environ)
+        self._clock = self._faults.clock(SystemClock())
+        self._started_ms = self._clock.read().wall_ms
         if settings.socket_group:
             gid_of(settings.socket_group)  # said before anything is done; the socket itself comes when there is room
         self._state: StateDir = hold(settings.state_dir, settings.socket)
-        self._store = Store(self._state.database, synchronous=settings.synchronous.upper())
-        self._faults = threads.faults_from(os.environ)
-        self._threads = threads.Crewmen(self._faults)
         self._notifier = Notifier(os.environ)
+        self._store = self._open()
+        self._store.writer.on_point = self._faults.point
+        self._orphans = Orphans(self._settings.state_dir, self._store.reader().files_needed)
+        self._threads = threads.Crewmen(self._faults.point)
         self._reload_asked = False
         self._nofile = _raise_open_files(settings.slots)
         self._groups = Groups.find(settings.cgroup_root, f"batt-{self._state.token}")
@@ -78,6 +83,7 @@ class Daemon:
         pebble.CONSTS.sleep_unit = LOOK_S
         # Orphans of dead workers become battd's own children, so that they can be found and ended.
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        self._faults.point("boot")
         recover.end_left_processes(self._store, self._state, self._groups)
         room.make_small()
         try:
@@ -86,18 +92,28 @@ class Daemon:
             self._groups.close()  # nothing was started, and no other battd may come here
             raise
         self._threads.start("writer", self._store.writer.run)
-        try:
-            recover.write_off(self._store, self._settings.watchdog)
-        except TimeoutError:
-            threads.give_up("the writer does not answer")
-        recover.drop_orphaned_files(self._store, self._state)
-        clock = SystemClock()
+        left, unavailable = self._recover()
+        self._orphans.begin(time.monotonic())
+        self._note("started", f"battd {__version__}, pid {os.getpid()}")
+        clock = self._clock
         now = clock.read()
         crew = Crew(self._places(), self._crew_settings(), self._groups, slots, Room("/"), now.mono_s)
         self._threads.start("builder", crew.builder.run)
         self._threads.start("reaper", crew.reaper.run)
         gate = Gate(self._headroom, self._ledger, self._settings, self._needs(), now)
-        loop = Loop(self._store, crew, gate, clock, self._settings, slots)
+        loop = Loop(
+            self._store,
+            crew,
+            gate,
+            clock,
+            self._settings,
+            slots,
+            self._faults.point,
+            damaged=self._note_damage,
+            folder=self._state.path,
+        )
+        if unavailable is not None:
+            loop.begin_with(left, unavailable)
         service = self._service(loop)
 
         def committed(run_ids: set[int]) -> None:
@@ -125,11 +141,11 @@ class Daemon:
         self._notifier.send(f"READY=1\nSTATUS=serving {self._settings.socket}")
         log.info("ready", version=__version__, pid=os.getpid(), socket=str(self._settings.socket), slots=slots)
         try:
-            threads.fault(self._faults, "loop")
+            self._faults.point("loop")
             loop.run(lambda: self._round(loop, crew, watchdog))
         except Exception:
             threads.give_up(f"{traceback.format_exc()}the loop ended by an error")
-        self._close(loop, crew, server)
+        self._close(loop, crew, server, service)
 
     def _find_room(self) -> tuple[int, socket.socket]:
         """Wait for room; how many slots there is room for, and the socket that is served from now on."""
@@ -139,17 +155,77 @@ class Daemon:
         slots = room.wait(self._headroom, self._ledger, self._settings, self._tell_of_waiting)
         return slots, bind(self._settings.socket, self._settings.socket_group)
 
+    def _open(self) -> Store:
+        """Open the store, once what keeps it from being opened has gone: a full disk, another process's lock.
+
+        A service manager that has started battd some times in vain would leave it at that.
+        """
+        said = ""
+        while True:
+            try:
+                return Store(self._state.database, synchronous=self._settings.synchronous.upper(), clock=self._clock)
+            except StoreUnavailable as error:
+                if not trouble.may_pass(error):
+                    raise
+                if said != (said := str(error)):
+                    log.error("waits for the store", reason=said)
+                self._notifier.send(f"STATUS=waits for the store: {said}\nEXTEND_TIMEOUT_USEC=30000000")
+            time.sleep(RETRY_S)
+
+    def _recover(self) -> tuple[list[values.Settlement], StoreUnavailable | None]:
+        """Write off what an earlier battd has left; what could not be, and why the store does not work, if so."""
+        ends: list[values.Settlement] = []
+        try:
+            self._look_for_damage()
+            ends = recover.ends_of_left(self._store)
+        except StoreDamaged as error:
+            return ends, error  # what can be read of it is served, and nothing starts
+        try:
+            recover.write_off(self._store, ends, self._settings.watchdog, self._faults.point)
+        except TimeoutError:
+            threads.give_up("the writer does not answer")
+        except StoreUnavailable as error:
+            return ends, error
+        return [], None
+
+    def _look_for_damage(self) -> None:
+        """Read all of a database that an earlier battd has found damaged: it may have been repaired or replaced.
+
+        Raises:
+            StoreDamaged: It has not.
+        """
+        if not self._state.damaged.exists():
+            return
+        log.warning("checks the database, which was found damaged", note=str(self._state.damaged))
+        if said := self._store.damage():
+            raise StoreDamaged(said)
+        self._state.damaged.unlink()
+        log.info("the database is sound")
+
+    def _note_damage(self, said: str) -> None:
+        """Leave a note, so that no later battd starts anything on it unchecked."""
+        try:
+            self._state.damaged.write_text(f"{said}\n", encoding="utf-8")
+        except OSError as error:
+            log.error("no note of the damage could be left", path=str(self._state.damaged), reason=error.strerror)
+
+    def _note(self, event: str, reason: str) -> None:
+        """Have an event of the service written; nobody waits for it."""
+        self._store.writer.submit(lambda tx: tx.note(event, reason))
+
     def _tell_of_waiting(self, reason: str) -> None:
         self._notifier.send(f"STATUS=waits for room to start: {reason}\nEXTEND_TIMEOUT_USEC=30000000")
 
     def _needs(self) -> Needs:
-        with closing(self._store.reader()) as reader:
+        with closing(self._store.reader()) as reader, suppress(StoreDamaged):  # the loop says so
             return Needs(reader.kinds())
+        return Needs()
 
     def _round(self, loop: Loop, crew: Crew, watchdog: threads.Watchdog) -> None:
         """Once a tick: what is the process's own business, not the queue's."""
         watchdog.look(self._settings.watchdog)
         self._notifier.alive(loop.beat_s)
+        self._orphans.tick(loop.beat_s)
         if self._reload_asked:
             self._reload_asked = False
             self._reload(loop, crew)
@@ -216,16 +292,24 @@ class Daemon:
             holds=lambda: loop.snapshot.holds,
             lines=lambda: loop.snapshot.lines,
             draining=lambda: loop.snapshot.draining,
+            prune_asked=loop.prune_asked,
+            removing=loop.removing,
+            store_failed=loop.store_failed,
+            trouble=loop.store_hold,
+            writing=lambda: loop.snapshot.writing,
             logs=self._state.logs,
             results=self._state.results,
         )
 
-    def _close(self, loop: Loop, crew: Crew, server: Server) -> None:
+    def _close(self, loop: Loop, crew: Crew, server: Server, service: Service) -> None:
         """Take everything down in the order in which it depends on each other."""
         self._threads.leaving = True
-        self._settings.socket.unlink(missing_ok=True)
+        with suppress(OSError):  # gone, or of a file system that takes no writes; nobody listens there any more
+            self._settings.socket.unlink()
+        service.leave()
         server.stop()
         crew.close()
+        self._note("stopped", f"battd {__version__}, pid {os.getpid()}, has drained")
         self._store.writer.stop()
         left = self._threads.join(15.0)
         if not crew.wait(5.0):

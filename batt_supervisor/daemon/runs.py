@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Container
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass, field, replace
+from typing import Final, TypeVar
 
 import structlog
 
@@ -14,6 +14,7 @@ from batt_supervisor.core.lifecycle import OPEN, State
 from batt_supervisor.core.model import Head, Work
 from batt_supervisor.core.world import Closing, RunView
 from batt_supervisor.daemon.outbox import Outbox
+from batt_supervisor.errors import StoreUnavailable
 from batt_supervisor.store.protocol import Reads, Writes
 from batt_supervisor.store.rows import RunRow, StageRow
 
@@ -22,6 +23,8 @@ WINDOW: Final = 64
 
 SUBMISSION_TTL_MS: Final = 3_600_000
 """A submission nobody has gone on with for so long is given up."""
+
+T = TypeVar("T")
 
 log = structlog.get_logger("runs")
 
@@ -37,6 +40,7 @@ class OpenRun:
         more: Stages that had more queued then than were read.
         touched: The store has changed something of it since it was last tidied.
         busy: An operation that closes or releases some of its tasks is on its way to the writer.
+        asked: That it is to be closed is on its way there.
     """
 
     row: RunRow
@@ -47,6 +51,7 @@ class OpenRun:
     more: set[int] = field(default_factory=set)
     touched: bool = True
     busy: bool = False
+    asked: bool = False
 
     @property
     def view(self) -> RunView:
@@ -90,7 +95,7 @@ class OpenRuns:
         works: The work of each (run, stage).
         changed: Tasks may have become ready since this was last reset.
         started_s: When each of them last had a start, monotonic; absent means never.
-        next_due_ms: When the first scheduled task may be queued.
+        shifting: Times in rows are being moved along with the wall clock; nothing goes by them until that is done.
     """
 
     def __init__(self, reader: Reads, outbox: Outbox) -> None:
@@ -99,17 +104,26 @@ class OpenRuns:
         self.works: dict[tuple[int, int], Work] = {}
         self.started_s: dict[int, float] = {}
         self.changed = True
-        self.next_due_ms = reader.next_due_ms()
+        self.shifting = False
+        self._next_due_ms: int | None = None
         self._promoting = False
         self._next_expiry_ms = 0
-        for row in reader.open_runs():
-            self._adopt(row)
+        self._known = False  # what the store had open at first
+        self._due_known = False
+        self._unread: set[int] = set()  # runs whose own rows may have changed
+        self._over: set[int] = set()  # runs that may have ended
 
     def get(self, run_id: int) -> OpenRun | None:
         return self._runs.get(run_id)
 
     def views(self) -> list[RunView]:
-        return [run.view for run in self._runs.values()]
+        views = (run.view for run in self._runs.values())
+        return [replace(view, deadline_at_ms=None) for view in views] if self.shifting else list(views)
+
+    @property
+    def next_due_ms(self) -> int | None:
+        """When the first scheduled task may be queued; None: there is none, or it is seen to."""
+        return None if self._promoting or self.shifting else self._next_due_ms
 
     def heads(self, taken: Container[int]) -> dict[int, deque[Head]]:
         """The front of each run's queue, read again where it has run empty."""
@@ -141,10 +155,40 @@ class OpenRuns:
 
     def scheduled(self, due_ms: int) -> None:
         """A task may be queued at that time."""
-        self.next_due_ms = min(self.next_due_ms or due_ms, due_ms)
+        self._next_due_ms = min(self._next_due_ms or due_ms, due_ms)
 
     def read(self, run_id: int) -> None:
         """Somebody changed this run's own row: it was sealed, is to be closed, or takes tasks again."""
+        self._unread.add(run_id)
+
+    def read_all(self) -> None:
+        """All of their rows may have changed, and when tasks are due."""
+        self._unread |= self._runs.keys()
+        self._due_known = False
+
+    def catch_up(self) -> None:
+        """Read what was found to have changed.
+
+        Raises:
+            StoreUnavailable: It cannot be read; what was not is read the next time.
+        """
+        if not self._known:
+            for row in self._reader.open_runs():
+                self._adopt(row)
+            self._known = True
+        if not self._due_known:
+            self._next_due_ms = self._reader.next_due_ms()
+            self._due_known = True
+        while self._unread:
+            run_id = next(iter(self._unread))
+            self._read(run_id)
+            self._unread.discard(run_id)
+        while self._over:
+            run_id = next(iter(self._over))
+            self._look_at_end(run_id)
+            self._over.discard(run_id)
+
+    def _read(self, run_id: int) -> None:
         self.changed = True
         row = self._reader.run(run_id)
         if row is None or row.sealed_at_ms is None or row.ended_at_ms is not None:
@@ -159,9 +203,21 @@ class OpenRuns:
             known.queue.clear()
 
     def close(self, run_id: int, why: Closing) -> None:
-        """Let nothing more of a run start."""
+        """Let nothing more of a run start; asked again where the store is in trouble."""
+        run = self._runs.get(run_id)
+        if run is None or run.asked or self._outbox.trouble:
+            return
+        run.asked = True
         log.info("run's deadline passed", run=f"r{run_id}")
-        self._outbox.write(lambda tx: tx.ask_close(run_id, why), lambda count, now: self.read(run_id))
+
+        def done(count: int, now: Now) -> None:
+            run.asked = False
+            self.read(run_id)
+
+        def failed(error: Exception, now: Now) -> None:
+            run.asked = False
+
+        self._outbox.write(lambda tx: tx.ask_close(run_id, why), done, failed)
 
     def tidy(self, now: Now, in_flight: Container[int]) -> None:
         """Queue what is due, go on closing and releasing, notice runs that have ended.
@@ -169,10 +225,12 @@ class OpenRuns:
         Args:
             in_flight: Runs with an attempt in hand: they have not ended.
         """
-        if self.next_due_ms is not None and now.wall_ms >= self.next_due_ms and not self._promoting:
+        if self.next_due_ms is not None and now.wall_ms >= self.next_due_ms:
             self._promoting = True
             self._outbox.write(lambda tx: tx.promote(), self._promoted, self._not_promoted)
-        if now.wall_ms >= self._next_expiry_ms:
+        # Neither earlier nor much later, wherever the wall clock is set to.
+        until_ms = self._next_expiry_ms - now.wall_ms
+        if not self.shifting and not 0 < until_ms <= SUBMISSION_TTL_MS:
             self._next_expiry_ms = now.wall_ms + SUBMISSION_TTL_MS // 4
             self._outbox.write(lambda tx: tx.expire_unsealed(SUBMISSION_TTL_MS), self._expired)
         for run in list(self._runs.values()):
@@ -199,42 +257,49 @@ class OpenRuns:
             self._some(run, lambda tx: tx.close_some(run_id, why))
             return
         if len(run.stages) > 1:
-            run.touched = False
-            due = run.stages_due(self._reader)
+            due = self._looked(run, lambda: run.stages_due(self._reader))
             if due:
                 self._some(run, lambda tx: tx.release(run_id, due[0]))
                 return
         if idle and not run.queue:
-            run.touched = False
-            self._look_at_end(run)
+            self._looked(run, lambda: self._look_at_end(run_id))
+
+    def _looked(self, run: OpenRun, look: Callable[[], T]) -> T:
+        """Look at what the store has changed of a run; it counts as looked at only if that could be read."""
+        run.touched = False
+        try:
+            return look()
+        except StoreUnavailable:
+            run.touched = True
+            raise
 
     def _some(self, run: OpenRun, operation: Callable[[Writes], int]) -> None:
         """Run a chunked operation; it is repeated until it finds nothing to do."""
-        run.busy, run.touched = True, False
+        run_id, run.busy, run.touched = run.row.id, True, False
 
         def done(count: int, now: Now) -> None:
             run.busy, run.dirty, run.fresh, run.touched = False, True, True, count > 0
             self.changed = True
             if not count:
-                self._look_at_end(run)
+                self._over.add(run_id)
 
         def failed(error: Exception, now: Now) -> None:
             run.busy, run.touched = False, True
 
         self._outbox.write(operation, done, failed)
 
-    def _look_at_end(self, run: OpenRun) -> None:
-        row = self._reader.run(run.row.id)
+    def _look_at_end(self, run_id: int) -> None:
+        row = self._reader.run(run_id)
         if row is None or row.ended_at_ms is not None:
-            self._drop(run.row.id)
+            self._drop(run_id)
             if row is not None:
-                log.info("run ended", run=f"r{run.row.id}", name=run.row.name)
+                log.info("run ended", run=f"r{run_id}", name=row.name)
 
     def _promoted(self, run_ids: set[int], now: Now) -> None:
         self._promoting = False
         for run_id in run_ids:
             self.queued(run_id)
-        self.next_due_ms = self._reader.next_due_ms()
+        self._due_known = False
 
     def _not_promoted(self, error: Exception, now: Now) -> None:
         self._promoting = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from batt_supervisor.core.admission import Hold
 from batt_supervisor.core.headroom import Others, Reading
@@ -12,6 +13,14 @@ from batt_supervisor.core.world import Line
 from batt_supervisor.daemon.attempt import Attempt
 from batt_supervisor.daemon.gate import Change
 from batt_supervisor.pool.protocol import SlotStatus
+
+WELL: Final = "ok"
+"""What is said of a store that works."""
+
+
+def store_hold(trouble: str) -> Hold:
+    """Why nothing starts while the store does not work."""
+    return Hold("store", 1, f"store: {trouble}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +34,8 @@ class Snapshot:
         promises: The same one by one.
         holds: The first hold of each run.
         lines: The hold of each line that is held.
+        store: `ok`, or why it does not work.
+        writing: Tasks of which nothing is left but to write their result to the disk.
     """
 
     slots: tuple[SlotStatus, ...]
@@ -44,7 +55,12 @@ class Snapshot:
     total: Space = NOTHING
     ledger: str = ""
     draining: bool = False
-    store: str = "ok"
+    store: str = WELL
+    writing: frozenset[int] = frozenset()
+
+    def held_by_store(self) -> Hold | None:
+        """Why nothing starts, while the store does not work."""
+        return None if self.store == WELL else store_hold(self.store)
 
 
 @dataclass(frozen=True, slots=True)

@@ -351,10 +351,18 @@ class Crew:
         except SlotBroken:
             self._exits += [Exit(slot_id, request.serial, None, requeue=True) for request in requests]
             self._woken()
+        except OSError as error:
+            why = f"its arguments could not be written for its worker: {error.strerror}"
+            self._exits += [Exit(slot_id, request.serial, None, begun=False, broken=why) for request in requests]
+            self._woken()
 
     def called(self, slot_id: int, serial: int) -> float | None:
         slot = self._slots.get(slot_id)
         return slot.called(serial) if slot else None
+
+    def returned(self, slot_id: int, serial: int) -> float | None:
+        slot = self._slots.get(slot_id)
+        return slot.returned(serial) if slot else None
 
     def sample(self, slot_id: int, serial: int, memory_limit: int | None) -> Sample | None:
         slot = self._slots.get(slot_id)

@@ -10,6 +10,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
@@ -92,6 +93,11 @@ class InFlight:
         # A deadline hangs on it, and the clock in there is one that a task may have replaced.
         return min(max(self._sent_s, call[0]), time.monotonic())  # in this order, NaN is no time either
 
+    def returned(self, serial: int) -> float | None:
+        """When only the attempt's result was left to be written to the disk, monotonic; None: not yet."""
+        returned_s = self.worker.board.read_return(serial)
+        return None if returned_s is None else min(max(self._sent_s, returned_s), time.monotonic())
+
     def sample(self, serial: int, memory_limit: int | None, *, living: bool) -> Sample | None:
         """What the attempt uses now; None when it is not the current one, or has ended."""
         if not self.is_at(serial) or self.called(serial) is None:
@@ -118,7 +124,8 @@ class InFlight:
         worker.follow_log()
         armed = proc.handles(worker.id.pid, boot.STACKS)
         said = "stacks of all threads" if armed else "no stacks: its handler for them is gone"
-        os.write(worker.log_fd, f"\n--- {said}, {ASK_S:g} s before its time is up ---\n".encode())
+        with suppress(OSError):  # a full disk takes neither this line nor the stacks
+            os.write(worker.log_fd, f"\n--- {said}, {ASK_S:g} s before its time is up ---\n".encode())
         if armed:
             worker.signal(boot.STACKS)
 
@@ -174,7 +181,7 @@ class InFlight:
                     report=report.told,
                     called_s=self.called(serial),
                     pressed=QUIET if report.told["outcome"] == Outcome.OK else self._pressed(living),
-                    worker=replace(self.worker.id, log=self.worker.log_name(number)),
+                    worker=self.worker.at_log(number),
                     log_from=log_from,
                     log_to=log_to,
                 )
@@ -228,7 +235,8 @@ class InFlight:
         log_from = self._log_from()
         if exit_code is not None and self._output_limit is not None:
             # It may have written far more before that was seen, and nobody writes there any more.
-            os.ftruncate(worker.log_fd, min(self._log_size(), log_from + self._output_limit))
+            with suppress(OSError):
+                os.ftruncate(worker.log_fd, min(self._log_size(), log_from + self._output_limit))
         # Who writes into one descriptor after the other meets the pipe, and the board, which then says nothing true.
         failed = spoiled or (self.failed if begun else "")
         return Exit(

@@ -141,7 +141,11 @@ class Process:
 
     def present(self) -> WorkerId:
         """The worker, with the log that its output goes to now."""
-        return replace(self.id, log=self.log_name(self.rolled))
+        return self.at_log(self.rolled)
+
+    def at_log(self, number: int) -> WorkerId:
+        """The worker, with its log of that number."""
+        return replace(self.id, log=self.log_name(number)) if number else self.id
 
     def signal(self, number: int) -> None:
         """Send the process a signal, if it is still there; never another one that has got its pid."""
@@ -174,7 +178,8 @@ class Process:
                 return
             self._closed = True
             if not os.fstat(self.log_fd).st_size:
-                (self._logs / self.log_name(self.rolled)).unlink(missing_ok=True)
+                with suppress(OSError):  # gone, or of a file system that takes no writes any more
+                    (self._logs / self.log_name(self.rolled)).unlink()
             for fd in (self._pidfd, self._exit_fd, self.log_fd):
                 os.close(fd)
         self.board.close()

@@ -137,6 +137,9 @@ class Pool(Protocol):
     def called(self, slot_id: int, serial: int) -> float | None:
         """When the attempt's function was called, on the monotonic clock; None: not yet."""
 
+    def returned(self, slot_id: int, serial: int) -> float | None:
+        """When nothing was left of the attempt but to write its result to the disk, monotonic; None: not yet."""
+
     def sample(self, slot_id: int, serial: int, memory_limit: int | None) -> Sample | None:
         """What the slot's current attempt uses now; None: it is another one by now, or has ended.
 

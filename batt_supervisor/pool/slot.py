@@ -209,6 +209,7 @@ class Slot:
 
         Raises:
             SlotBroken: The pool takes no work; nothing was started.
+            OSError: The request is one for a file, and that cannot be written; nothing was started.
         """
         assert self.process is not None
         self.process.board.clear()
@@ -216,7 +217,11 @@ class Slot:
         if group is not None:
             group.limit(requests[0].memory_limit, requests[0].thread_limit)
         self.phase, self._flight = SlotPhase.BUSY, InFlight(self.id, self.process, group, requests, self.wear.learn)
-        self._schedule(requests[-1].serial, [{**request.body, "serial": request.serial} for request in requests])
+        try:
+            self._schedule(requests[-1].serial, [{**request.body, "serial": request.serial} for request in requests])
+        except OSError:
+            self.phase, self._flight = SlotPhase.IDLE, None
+            raise
         if self.trouble:
             self.phase, self._flight = SlotPhase.BOOTING, None
             raise SlotBroken(self.trouble)
@@ -224,6 +229,10 @@ class Slot:
     def called(self, serial: int) -> float | None:
         """When the attempt's function was called, monotonic; None: not yet."""
         return self._flight.called(serial) if self._flight else None
+
+    def returned(self, serial: int) -> float | None:
+        """When only the attempt's result was left to be written to the disk, monotonic; None: not yet."""
+        return self._flight.returned(serial) if self._flight else None
 
     def sample(self, serial: int, memory_limit: int | None) -> Sample | None:
         """What the attempt uses now; None when it is not the current one, or has ended."""
@@ -278,15 +287,19 @@ class Slot:
             self.pool.look()
 
     def _schedule(self, number: int, items: list[dict[str, Any]]) -> None:
-        """Hand the worker a request; where that fails, `trouble` says why, and the slot is replaced."""
+        """Hand the worker a request; where that fails, `trouble` says why, and the slot is replaced.
+
+        Raises:
+            OSError: A file for it cannot be written; that is not the slot's fault.
+        """
         assert self.process is not None
         frame = json.dumps({"to": self.process.number, "items": items}, separators=(",", ":")).encode()
+        if len(frame) > FRAME_MAX:
+            frame = self._spilled(frame)
         self._request = number
         try:
             if not self.opened:
                 raise RuntimeError("it has not started")  # asked now, it would, in this thread
-            if len(frame) > FRAME_MAX:
-                frame = self._spilled(frame)
             future: Future[None] = self.pool.schedule(entry.serve, args=(frame,))
         except (RuntimeError, OSError) as error:
             self.trouble = f"its pool takes no work: {error}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -46,7 +47,8 @@ class Wear:
         if report.modules_file:
             path = self._results / report.modules_file
             listed = path.read_bytes()
-            path.unlink()
+            with suppress(OSError):  # of a file system that takes no writes any more; the next start finds it
+                path.unlink()
             modules = reports.read_modules(listed)
         self._stamps.update(modules)
         self._recycle = report.recycle or self._recycle

@@ -22,6 +22,9 @@ nulls where it is about a whole run or about the service.
 """
 
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
 class Journal:
     """The events of one transaction, and the numbers they get.
 
@@ -80,6 +83,6 @@ class Journal:
         assert self._before is not None
         self._db.execute(
             "INSERT INTO events (first, last, at_ms, body) VALUES (?, ?, ?, ?)",
-            (self._before + 1, self._last, now_ms, json.dumps(self._entries, separators=(",", ":"))),
+            (self._before + 1, self._last, now_ms, _encode(self._entries)),
         )
         self._db.execute("UPDATE counters SET event_seq = ?", (self._last,))

@@ -262,9 +262,12 @@ def retry_some(tx: Transaction, run_id: int, task_id: int | None, states: Iterab
     Tasks of a stage that comes after others wait for these again, which may have been opened as well.
 
     Raises:
-        Refused: The run is still being stopped.
+        Refused: The run is still being stopped, or has been removed.
     """
-    closing, ended = tx.db.execute("SELECT closing, ended_at_ms FROM runs WHERE id = ?", (run_id,)).fetchone()
+    row = tx.db.execute("SELECT closing, ended_at_ms FROM runs WHERE id = ? AND NOT going", (run_id,)).fetchone()
+    if row is None:
+        raise Refused(f"run r{run_id} is gone: it was removed")
+    closing, ended = row
     if closing is not None and ended is None and tx.open_tasks(run_id):
         raise Refused(f"run r{run_id} is still being stopped; retry it when it has ended")
     wanted = [state for state in states if Event.RETRY in TRANSITIONS[state]]

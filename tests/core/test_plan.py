@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batt_supervisor.clock import Now
-from batt_supervisor.core.admission import PATIENCE_S, Free
+from batt_supervisor.core.admission import PATIENCE_S, Free, Hold
 from batt_supervisor.core.limits import Sample
 from batt_supervisor.core.model import Claim, Head, Limits, Outcome, Room, Space, Tries, Work
 from batt_supervisor.core.plan import plan, wake_at
@@ -444,7 +444,7 @@ def test_draining_starts_nothing_renews_nothing_and_still_closes_runs() -> None:
 
 
 def test_a_run_is_told_why_nothing_starts_at_all() -> None:
-    given = world({1: heads(1, 3)}, slots=[slot(1)], accepting=False, closed="battd is going down")
+    given = world({1: heads(1, 3)}, slots=[slot(1)], accepting=False, closed=Hold("service", 1, "battd is going down"))
     assert [command.hold.reason for command in of(Held, plan(given, POLICY))] == ["battd is going down"]
 
 
@@ -498,8 +498,9 @@ def test_a_task_that_must_run_alone_lets_others_start_while_it_is_patient() -> N
     assert begun(commands) == [2, 2]
 
 
-def test_a_task_that_has_waited_long_to_run_alone_lets_nothing_of_later_turns_start() -> None:
-    queues = {1: [head(1, tries=ALONE, waited_s=PATIENCE_S + 1)], 2: heads(2, 3)}
+@pytest.mark.parametrize("waited_s", [PATIENCE_S + 1, -86_400.0], ids=["long", "since before the clock was set back"])
+def test_a_task_that_has_waited_long_to_run_alone_lets_nothing_of_later_turns_start(waited_s: float) -> None:
+    queues = {1: [head(1, tries=ALONE, waited_s=waited_s)], 2: heads(2, 3)}
     commands = plan(world(queues, slots=[slot(1), slot(2)], running=[running(2, 9)]), POLICY)
     assert not begun(commands)
 

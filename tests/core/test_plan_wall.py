@@ -10,7 +10,7 @@ import pytest
 from batt_supervisor.core.limits import ASK_S, Quiet, Sample
 from batt_supervisor.core.model import Outcome, Tries
 from batt_supervisor.core.plan import plan, wake_at
-from batt_supervisor.core.world import AskStacks, Begin, Held, Renew, SlotPhase, Stop
+from batt_supervisor.core.world import WRITING_MAX_S, AskStacks, Begin, Held, Renew, SlotPhase, Stop
 from tests.core.test_plan import HERE, NOW, POLICY, begun, head, heads, of, policy, running, slot, world
 
 SUSPECT = Tries(uncharged=1, suspect=True)
@@ -40,6 +40,33 @@ def test_an_attempt_without_a_sign_of_life_is_stalled(quiet_s: float, stopped: b
 def test_an_attempt_at_both_of_its_ends_has_reached_its_wall_limit() -> None:
     found = stops(timeout_s=9.0, stall_timeout_s=5.0, quiet=Quiet(NOW.mono_s - 6))
     assert [stop.outcome for stop in found] == [Outcome.TIMEOUT]
+
+
+WRITING: dict[str, Any] = {
+    "timeout_s": 5.0,
+    "cpu_limit_s": 2.0,
+    "stall_timeout_s": 1.0,
+    "quiet": Quiet(NOW.mono_s - 9),
+    "sample": replace(QUIET, cpu_s=9.0),
+    "asked": False,
+}
+"""An attempt that has gone over everything there is."""
+
+
+def test_no_limit_is_for_an_attempt_that_only_writes_its_result() -> None:
+    given = world({1: []}, running=[running(1, 1, **WRITING, returned_s=NOW.mono_s - 60.0)])
+    assert of(Stop, plan(given, POLICY)) + of(AskStacks, plan(given, POLICY)) == []
+    assert wake_at(given) == NOW.mono_s - 60.0 + WRITING_MAX_S
+
+
+def test_a_result_that_cannot_be_written_for_very_long_is_lost() -> None:
+    [stop] = stops(**WRITING, returned_s=NOW.mono_s - WRITING_MAX_S)
+    assert (stop.outcome, stop.reason) == (Outcome.LOST, "its result could not be written within 660 s")
+
+
+def test_whoever_asks_for_its_end_need_not_wait_for_the_disk() -> None:
+    [stop] = stops(**WRITING, returned_s=NOW.mono_s - 1.0, stop_asked=True)
+    assert stop.outcome is Outcome.CANCELLED
 
 
 @pytest.mark.parametrize(

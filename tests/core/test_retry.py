@@ -10,6 +10,7 @@ from batt_supervisor.core.lifecycle import LIVE, Event, advance
 from batt_supervisor.core.model import CHARGED, RESOURCE, Limits, Outcome, Space, Tries
 from batt_supervisor.core.retry import (
     DELAY_MAX_S,
+    LOST_DELAY_S,
     POISON_AFTER,
     RESOURCE_TRIES,
     STARVED_TRIES,
@@ -67,6 +68,26 @@ def test_who_is_lost_with_others_goes_again_uncharged_up_to_the_cap() -> None:
     assert (verdict.event, verdict.tries) == (Event.AGAIN, Tries(uncharged=1, suspect=True))
     last = judge(Outcome.LOST, Tries(uncharged=UNCHARGED_CAP), ONCE, seed=1, together=True)
     assert (last.event, last.reason) == (Event.FAIL, "gave up: lost 11 times")
+
+
+def test_who_is_lost_at_once_again_and_again_is_given_time_in_between_and_no_more_attempts() -> None:
+    tries, delays = Tries(), []
+    for _ in range(UNCHARGED_CAP):
+        verdict = judge(Outcome.LOST, tries, ONCE, seed=1, spaced=True)
+        tries = verdict.tries
+        delays.append(verdict.delay_s)
+        assert verdict.event is (Event.LATER if verdict.delay_s else Event.AGAIN)
+    assert delays[0] == 0, "most are lost once"
+    for number, delay_s in enumerate(delays[1:]):
+        assert LOST_DELAY_S / 2 <= delay_s / 2**number <= LOST_DELAY_S
+    assert sum(delays) > 60, "a disk may have been tidied up by then"
+    last = judge(Outcome.LOST, tries, ONCE, seed=1, spaced=True)
+    assert (last.event, last.reason) == (Event.FAIL, "gave up: lost 11 times")
+
+
+def test_who_was_lost_with_a_battd_goes_again_at_once() -> None:
+    verdict = judge(Outcome.LOST, Tries(uncharged=5), ONCE, seed=1)
+    assert (verdict.event, verdict.delay_s) == (Event.AGAIN, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 import batt_supervisor
 from batt_supervisor.daemon import faults
 from batt_supervisor.errors import BadConfiguration
+from batt_supervisor.testing import ManualClock
 
 ROOT = str(Path(batt_supervisor.__file__).parents[1])
 
@@ -134,6 +136,27 @@ def test_battd_does_not_start_with_a_fault_that_it_does_not_know(tmp_path: Path)
     assert "did you mean 'settle'?" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not state.exists()
+
+
+def test_the_wall_clock_is_off_by_what_a_file_says_at_each_reading(tmp_path: Path) -> None:
+    by, right = tmp_path / "by", ManualClock()
+    wrong = faults.read({"BATT_FAULTS": f"settle=kill@9, clock={by}"}).clock(right)
+    now = right.read()
+    assert wrong.read() == now
+    for seconds in (86_400, -0.25, 0):
+        by.write_text(f"{seconds}\n")
+        assert wrong.read() == replace(now, wall_ms=now.wall_ms + round(seconds * 1000))
+
+
+def test_without_that_the_clock_is_the_hosts_own() -> None:
+    right = ManualClock()
+    assert faults.read({"BATT_FAULTS": "settle=kill@9"}).clock(right) is right
+
+
+@pytest.mark.parametrize("text", ["clock", "clock=", "clock=5"])
+def test_a_clock_that_names_no_file_is_told(text: str) -> None:
+    with pytest.raises(BadConfiguration, match="clock=/PATH"):
+        faults.read({"BATT_FAULTS": text})
 
 
 SOURCES = sorted((Path(ROOT) / "batt_supervisor").rglob("*.py"))

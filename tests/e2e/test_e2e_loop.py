@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Thread
@@ -15,8 +15,10 @@ from batt_supervisor.core.lifecycle import State
 from batt_supervisor.core.limits import Sample
 from batt_supervisor.core.model import Limits, Room, Work
 from batt_supervisor.core.needs import Needs
+from batt_supervisor.daemon import recover
 from batt_supervisor.daemon.gate import Gate
 from batt_supervisor.daemon.loop import Loop
+from batt_supervisor.errors import StoreUnavailable
 from batt_supervisor.headroom.ledger import Ledger
 from batt_supervisor.store import Store, values
 from batt_supervisor.store.read import Reader
@@ -31,9 +33,8 @@ class Rig:
 
     def __init__(self, folder: Path, *, width: int = 2, **settings: Any) -> None:
         self.settings = Settings(state_dir=folder, socket=folder / "s", slots=width, **settings)
-        self.store = Store(folder / "queue.db")
-        # The writer's own time is the wall's, so the clock starts there.
-        self.clock = ManualClock(wall_ms=time.time_ns() // 1_000_000)
+        self.clock = ManualClock()
+        self.store = Store(folder / "queue.db", clock=self.clock)
         self.headroom, self.pool = FixedHeadroom(), FakePool(width)
         self._writing = Thread(target=self.store.writer.run, daemon=True)
         self._writing.start()
@@ -349,3 +350,101 @@ def test_a_task_without_memory_goes_again_with_twice_the_need_and_at_last_alone(
         rig.clock.advance(400.0)
     rig.until("it has failed", lambda: rig.states(run).get(State.FAILED) == 1)
     assert [attempt.outcome for attempt in rig.reader.attempts(1)] == ["out_of_memory"] * 4
+
+
+# A store that does not work
+
+
+def test_a_read_that_fails_is_a_hold_and_is_made_again(make_rig: Callable[..., Rig], monkeypatch: Any) -> None:
+    rig = make_rig()
+    closed = sqlite3.connect(":memory:")
+    closed.close()
+    with monkeypatch.context() as broken:
+        broken.setattr(rig.loop._reader, "_db", closed)
+        run = rig.submit(1)
+        rig.until("it was tried", lambda: "closed database" in rig.loop._outbox.trouble)
+        rig.rest()
+        rig.publish()
+        assert "closed database" in rig.loop.snapshot.store
+        hold = rig.loop.store_hold()
+        assert hold is not None
+        assert hold.short == "store"
+        assert rig.pool.sent == []
+    rig.clock.advance(2.0)
+    rig.until("it was sent", lambda: rig.pool.sent)
+    rig.finish_all(run)
+    rig.clock.advance(1.0)
+    rig.until("it is said to be well", lambda: rig.loop.snapshot.store == "ok")
+
+
+def test_a_deadline_is_kept_though_the_queue_cannot_be_read(make_rig: Callable[..., Rig], monkeypatch: Any) -> None:
+    rig = make_rig()
+    rig.submit(3, timeout_s=5.0)
+    rig.until("two were sent", lambda: len(rig.pool.sent) == 2)
+    for _, request in rig.pool.sent:
+        rig.pool.call(request.serial, rig.clock.read().mono_s)
+    closed = sqlite3.connect(":memory:")
+    closed.close()
+    monkeypatch.setattr(rig.loop._reader, "_db", closed)
+    rig.loop._runs.read_all()
+    rig.loop.tick()
+    assert rig.loop._outbox.trouble
+    rig.clock.advance(6.0)
+    rig.until("both were ended", lambda: len(rig.pool.ended) == 2)
+
+
+def test_what_an_earlier_battd_left_is_written_off_before_anything_starts(make_rig: Callable[..., Rig]) -> None:
+    rig = make_rig()
+    run = rig.submit(2)
+    task = rig.reader.tasks(run, state=None, by_settling=False, after=-1, limit=1)[0].id
+    rig.do(lambda tx: tx.claim([values.Wanted(task, 0, None)]))
+    ends = recover.ends_of_left(rig.store)
+    assert [end.claim.task_id for end in ends] == [task]
+    rig.loop.begin_with(ends, StoreUnavailable("disk full"))
+    rig.rest()
+    assert rig.pool.sent == []
+    assert rig.states(run) == {State.RUNNING: 1, State.QUEUED: 1}
+    rig.clock.advance(2.0)
+    rig.until("both were sent", lambda: len(rig.pool.sent) == 2)
+    rig.finish_all(run)
+    assert sorted(row.attempt for row in rig.reader.tasks(run, state=None, by_settling=False, after=-1, limit=9)) == [
+        1,
+        2,
+    ]
+
+
+def test_an_attempt_that_has_returned_is_over_no_limit_and_counts_as_writing(make_rig: Callable[..., Rig]) -> None:
+    rig = make_rig()
+    run = rig.submit(1, timeout_s=5.0)
+    rig.until("it was sent", lambda: rig.pool.sent)
+    serial = rig.pool.sent[0][1].serial
+    rig.pool.call(serial, rig.clock.read().mono_s)
+    rig.pool.give_back(serial, rig.clock.read().mono_s)
+    rig.clock.advance(60.0)
+    rig.rest()
+    rig.publish()
+    assert rig.pool.ended == []
+    assert len(rig.loop.snapshot.writing) == 1
+    rig.pool.finish(serial)
+    rig.until("it has ended", lambda: rig.states(run) == {State.SUCCEEDED: 1})
+
+
+# The wall clock
+
+
+@pytest.mark.parametrize("by_s", [86_400.0, -86_400.0])
+def test_a_wall_clock_that_is_set_is_no_time_that_has_passed(make_rig: Callable[..., Rig], by_s: float) -> None:
+    rig = make_rig()
+    rig.until("the start is over", lambda: not rig.loop._runs.shifting)
+    rig.clock.set_wall(by_s)
+    rig.loop.tick()
+    assert rig.loop.clockwatch.jumps == 1
+    rig.until("all was moved", lambda: not rig.loop._runs.shifting)
+
+
+def test_a_host_that_slept_has_set_no_clock(make_rig: Callable[..., Rig]) -> None:
+    rig = make_rig()
+    rig.rest()
+    rig.clock.suspend(86_400.0)
+    rig.rest()
+    assert rig.loop.clockwatch.jumps == 0

@@ -42,6 +42,21 @@ def test_a_call_of_another_attempt_is_not_this_ones() -> None:
     board.close()
 
 
+def test_a_return_is_read_as_it_was_written_and_is_no_other_attempts() -> None:
+    fd = boards.create()
+    one, two = Board(fd), Board(fd)
+    os.close(fd)
+    assert two.read_return(7) is None
+    before = time.monotonic()
+    one.write_return(7)
+    returned_s = two.read_return(7)
+    assert returned_s is not None
+    assert before <= returned_s <= time.monotonic()
+    assert two.read_return(6) is two.read_return(8) is None
+    one.close()
+    two.close()
+
+
 def test_a_board_is_not_inherited() -> None:
     fd = boards.create()
     assert not os.get_inheritable(fd)

@@ -7,7 +7,7 @@ import pickle
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -444,6 +444,44 @@ def test_a_large_value_goes_into_a_file_whole(tmp_path: Path, size: int) -> None
     else:
         assert json.loads(found["value"]) == value
         assert size < report.FRAME_MAX
+
+
+def test_before_a_file_is_written_that_is_said_and_for_no_other_report(tmp_path: Path) -> None:
+    said: list[list[Path]] = []
+    for size in (10, 20_000):
+        value = report.of_value("x" * size, 1 << 24)
+        report.pack(value, str(tmp_path / "12-1.json"), lambda: said.append(list(tmp_path.iterdir())))
+    assert said == [[]]
+
+
+def test_a_value_waits_for_a_disk_that_was_full_for_a_moment(tmp_path: Path) -> None:
+    """What is written to /dev/full finds no room; the file is first made beside its place, and that is a link."""
+    (tmp_path / "12-1.json.tmp").symlink_to("/dev/full")
+    assert packed(report.of_value("x" * 20_000, 1 << 24), tmp_path)["file"] == "12-1.json"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["12-1.json"]
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 kB; needs root and the right to mount."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a small file system cannot be mounted here")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def test_a_value_that_never_finds_room_is_the_disks_loss_and_leaves_nothing(
+    full_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "DISK_S", 0.3)
+    monkeypatch.setattr(report, "DISK_PAUSES_S", (0.05, 0.1))
+    found = packed(report.of_value("x" * 100_000, 1 << 24), full_disk)
+    assert found["outcome"] == "lost"
+    assert found["reason"] == "its result of 100002 bytes could not be written: No space left on device"
+    assert list(full_disk.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -52,3 +52,9 @@ def tell_and_wait(told: str, path: str) -> str:
     with open(told, "w"):
         pass
     return wait_for_file(path)
+
+
+def big_when_told(told: str, path: str, size: int) -> str:
+    """A text of so many bytes, once the file is there."""
+    tell_and_wait(told, path)
+    return big(size)
