@@ -75,6 +75,11 @@ class Service:
             self._reader = self.store.reader()
         return self._reader
 
+    def close(self) -> None:
+        """Let go of the read connection; the API's thread must have ended."""
+        if self._reader is not None:
+            self._reader.close()
+
     async def write(self, operation: Callable[[Writes], T]) -> T:
         """Run an operation in the writer; returns when it is on disk."""
         future: Future[T] = self.store.writer.submit(operation)

@@ -67,7 +67,8 @@ class Daemon:
         self._notifier = Notifier(os.environ)
         self._store = self._open()
         self._store.writer.on_point = self._faults.point
-        self._orphans = Orphans(self._settings.state_dir, self._store.reader().files_needed)
+        self._own_reader = self._store.reader()
+        self._orphans = Orphans(self._settings.state_dir, self._own_reader.files_needed)
         self._threads = threads.Crewmen(self._faults.point)
         self._reload_asked = False
         self._nofile = _raise_open_files(settings.slots)
@@ -320,7 +321,9 @@ class Daemon:
         if left:
             log.warning("threads still running at the end", threads=left)
         else:
-            self._store.close()
+            service.close()
+            self._own_reader.close()
+            self._store.close()  # the last of its connections: SQLite folds the write-ahead log in with that
         self._state.close()
         log.info("drained")
 

@@ -7,19 +7,15 @@ that no other caller waits long for the writer; a battd that is killed between t
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
-from collections.abc import Iterator
 from typing import Final
 
 from batt_supervisor.core.lifecycle import State, run_state
 from batt_supervisor.errors import Refused
 from batt_supervisor.store import submit
+from batt_supervisor.store.pacing import paced
 from batt_supervisor.store.transaction import Transaction
 from batt_supervisor.store.values import Removed
-
-STEP_S: Final = 0.008
-"""How long a step goes on removing. Its commit takes about as long again, for it has many pages to write."""
 
 TASKS_MAX: Final = 1_000
 """Most tasks that one step removes, however fast the machine is."""
@@ -81,7 +77,7 @@ def remove_some(tx: Transaction, run_id: int) -> Removed:
     if not row[0]:
         raise Refused(f"run r{run_id} is not going")
     tasks, results, logs = 0, list[str](), Counter[str]()
-    for at_once in _paced(TASKS_MAX, TASKS_AT_ONCE):
+    for at_once in paced(TASKS_MAX, TASKS_AT_ONCE):
         ids = [row[0] for row in tx.db.execute(_NEXT, (run_id, at_once))]
         if not ids:
             break
@@ -95,17 +91,6 @@ def remove_some(tx: Transaction, run_id: int) -> Removed:
 
 
 _NEXT: Final = "SELECT id FROM tasks WHERE run_id = ? ORDER BY idx LIMIT ?"
-
-
-def _paced(most: int, at_once: int) -> Iterator[int]:
-    """How many to take next: few at first, then more, until the step has lasted long enough or has taken `most`."""
-    until_s, chunk = time.monotonic() + STEP_S, 4
-    while most > 0:
-        yield min(chunk, most)
-        most -= chunk
-        if time.monotonic() > until_s:
-            return
-        chunk = min(chunk * 2, at_once)
 
 
 def _take_out(tx: Transaction, ids: str, results: list[str], logs: Counter[str]) -> None:
@@ -139,7 +124,7 @@ def forget_events(tx: Transaction, up_to: int) -> int:
     Zero: done.
     """
     events = 0
-    for rows in _paced(TASKS_MAX, EVENT_ROWS_AT_ONCE):
+    for rows in paced(TASKS_MAX, EVENT_ROWS_AT_ONCE):
         found = tx.db.execute("SELECT first, last FROM events WHERE last <= ? ORDER BY first LIMIT ?", (up_to, rows))
         spans = found.fetchall()
         if not spans:
@@ -155,7 +140,7 @@ def shrink(tx: Transaction) -> bool:
     The file gets shorter at the checkpoint that follows, which the writer makes at once: put off, that of a large
     removal would take long.
     """
-    for pages in _paced(PAGES_MAX, PAGES_AT_ONCE):
+    for pages in paced(PAGES_MAX, PAGES_AT_ONCE):
         if not _beyond_slack(tx):
             return True
         for _ in range(pages):

@@ -56,3 +56,14 @@ def test_a_result_that_waits_for_the_disk_does_not_keep_battd_and_its_task_goes_
         assert daemon.wait(run).counts == {State.SUCCEEDED: 1}
         assert [attempt.outcome for attempt in daemon.attempts(run)] == ["lost", "ok"]
         daemon.stop()
+
+
+def test_after_a_drain_all_that_was_written_is_in_one_file(new_battd: Callable[..., Daemon]) -> None:
+    """Every connection is closed, so SQLite folds its write-ahead log in; the events tell of a start and a stop."""
+    daemon = new_battd().start()
+    daemon.wait(daemon.submit("zoo.calm:echo", [1, 2]))
+    daemon.stop()
+    assert [path.name for path in daemon.state_dir.glob("queue.db*")] == ["queue.db"]
+    told = [json.loads(body) for (body,) in rows(daemon, "SELECT body FROM events ORDER BY first")]
+    of_service = [entry[3] for entries in told for entry in entries if entry[:3] == [None, None, None]]
+    assert of_service == ["started", "stopped"]

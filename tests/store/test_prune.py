@@ -11,7 +11,7 @@ from batt_supervisor.core.model import Ending, Outcome, WorkerId
 from batt_supervisor.core.retry import Verdict
 from batt_supervisor.core.world import Closing
 from batt_supervisor.errors import Refused
-from batt_supervisor.store import Store, prune, submit, values
+from batt_supervisor.store import Store, pacing, prune, submit, values
 from batt_supervisor.store.__main__ import main
 from batt_supervisor.store.convert import convert
 from batt_supervisor.store.schema import connect
@@ -20,7 +20,7 @@ from batt_supervisor.store.schema import connect
 @pytest.fixture
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps of a few rows, as on a machine that is slow beyond measure."""
-    monkeypatch.setattr(prune, "STEP_S", -1.0)
+    monkeypatch.setattr(pacing, "STEP_S", -1.0)
 
 
 def ended(desk: Any, tasks: int = 3, **given: Any) -> int:
@@ -83,7 +83,7 @@ def test_nothing_is_left_of_a_removed_run_and_all_of_the_others(desk: Any, small
 
 
 def test_a_step_has_a_bound_in_rows_as_well(desk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prune, "STEP_S", 3600.0)
+    monkeypatch.setattr(pacing, "STEP_S", 3600.0)
     goes = cancelled(desk, prune.TASKS_MAX + 10)
     desk.do(lambda tx: tx.remove_run(goes, "too old"))
     assert [step.tasks for step in remove(desk, goes)] == [prune.TASKS_MAX, 10]
