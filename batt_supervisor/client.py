@@ -232,7 +232,8 @@ class Client:
                 self._insist("POST", _path("/v1/runs", created.run, "tasks"), body, meanwhile=chunks.prepare)
             sealed = self._shape(RunCreated, self._insist("POST", _path("/v1/runs", created.run, "seal"))[0])
         except Unreachable as error:
-            again = f"; submit again with the key {spec.key!r} to go on with it" if given_key else ""
+            word = "name" if spec.unique_name else "key"
+            again = f"; submit again with the same {word} to go on with it" if given_key else ""
             raise Unreachable(f"{error} (run {created.run} was not complete yet and does not start{again})") from error
         except BaseException:
             if not existing:

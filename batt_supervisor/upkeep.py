@@ -91,6 +91,7 @@ def restore(path: Path, state_dir: Path, *, told: Told) -> Restored:
         damage = [fault.told for fault in report.faults if fault.part == "database"]
         if damage:
             raise BadInput(f"{path} holds a damaged database: {damage[0]}")
+        backup.leap(staged / archive.DATABASE)
         with _to_be_written(state_dir):
             _give(staged, state_dir)
             # The database comes last: without it, there is nothing that could be served.

@@ -27,10 +27,10 @@ def add_to(app: FastAPI, service: Service) -> None:
         wait_s: Annotated[float, Query(ge=0, le=30)] = 0,
     ) -> Response:
         run_id = _run_id(service, run)
-        span = service.reader.events_kept()
-        start = span.last if after is None else after
-        if start > span.last:
-            raise BadInput(f"after: {start} is no event of this log yet, its last is {span.last}")
+        last = service.reader.events_kept().last
+        start = last if after is None else after
+        if start > last:
+            raise BadInput(f"after: {start} is no event of this log yet, its last is {last}")
         found = service.reader.events(start, limit, run_id)
 
         def there() -> bool:
@@ -40,6 +40,7 @@ def add_to(app: FastAPI, service: Service) -> None:
 
         if wait_s and not (found.events or found.more):
             await service.wait_for_events(there, wait_s)
+        span = service.reader.events_kept()  # only now: what retention removes meanwhile is missed as well
         page: dict[str, object] = {
             "items": [_plain(event) for event in found.events],
             "next": found.next,
@@ -59,7 +60,9 @@ def _run_id(service: Service, run: str | None) -> int | None:
     if run is None:
         return None
     match = re.fullmatch(r"r?(\d{1,18})", run)
-    return int(match[1]) if match else service.run(run).id
+    if match and service.reader.was_there(int(match[1])):
+        return int(match[1])
+    return service.run(run).id
 
 
 def _plain(event: EventRow) -> dict[str, object]:

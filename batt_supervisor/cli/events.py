@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -9,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from batt_supervisor.cli.exits import Exit
+from batt_supervisor.cli.exits import OF_RUN, Exit
 from batt_supervisor.cli.options import ConfigOption, JsonOption, SocketOption, StateDirOption, caller, reference
 from batt_supervisor.cli.output import compact, note, number_of, say
 from batt_supervisor.cli.place import Flags
 from batt_supervisor.cli.wait import ABSENCE_LONGEST_S
-from batt_supervisor.errors import BadInput, Unreachable
+from batt_supervisor.errors import BadInput, NotFound, Unreachable
 from batt_supervisor.units import format_duration
 
 if TYPE_CHECKING:
@@ -63,11 +64,25 @@ def events(
         raise BadInput("--new goes with --follow, and without --after")
     with me.client() as client:
         start = client.events(limit=1).next if new else after or 0
-        for page in pages(client, start, reference(run) if run else None, follow=follow):
+        over = False
+        if run is not None:
+            run, over = _run(client, reference(run))
+        for page in pages(client, start, run, follow=follow, over=over):
             for event in page:
                 say(compact(event.model_dump(by_alias=True)))
             sys.stdout.flush()
     return Exit.OK
+
+
+def _run(client: Client, run: str) -> tuple[str, bool]:
+    """The id of the run that is meant, for a name may mean another one by the next page; and whether it has ended."""
+    try:
+        found = client.run(run)
+    except NotFound:
+        if not re.fullmatch(r"r?\d+", run):
+            raise
+        return run, True  # it was removed, and its events may still be there
+    return found.run, found.state in OF_RUN
 
 
 def pages(
@@ -76,11 +91,15 @@ def pages(
     run: str | None,
     *,
     follow: bool,
+    over: bool = False,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[tuple[EventInfo, ...]]:
-    """Events behind `after`, page by page; with `follow` until the run that was named has ended, or for ever."""
-    over = False
+    """Events behind `after`, page by page; with `follow` until the run that was named has ended, or for ever.
+
+    Args:
+        over: It has ended already.
+    """
     away_since: float | None = None
     while True:
         try:

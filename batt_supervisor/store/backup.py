@@ -79,3 +79,29 @@ def _finished(target: Path, source: Path) -> Contents:
         found = Snapshot(db)
         results = [name for _, name in found.result_files()]
         return Contents(found.schema, found.runs(), found.tasks(), results, found.log_ends())
+
+
+LEAPS: Final = {"runs": 1_000, "tasks": 1_000_000}
+"""How many ids a restored database leaves out: as many as may have been given since the backup was made."""
+
+LEAP_EVENTS: Final = 1_000_000_000
+
+
+def leap(path: Path) -> None:
+    """Leave out numbers that the database which was backed up may have given since.
+
+    Whoever had read its events or results up to one of them, or has noted a run's id, would otherwise take what comes
+    now for what it knows.
+    """
+    db = sqlite3.connect(path, isolation_level=None)
+    try:
+        db.execute("PRAGMA journal_mode = DELETE")  # one file, as it came
+        db.execute("BEGIN IMMEDIATE")
+        for table, count in LEAPS.items():
+            db.execute("UPDATE sqlite_sequence SET seq = seq + ? WHERE name = ?", (count, table))
+        db.execute("UPDATE counters SET settled_seq = settled_seq + ?", (LEAP_EVENTS,))
+        if any(row[1] == "event_seq" for row in db.execute("PRAGMA table_info(counters)")):
+            db.execute("UPDATE counters SET event_seq = event_seq + ?", (LEAP_EVENTS,))
+        db.execute("COMMIT")
+    finally:
+        db.close()

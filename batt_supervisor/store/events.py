@@ -13,8 +13,8 @@ from batt_supervisor.store.rows import EventRow, EventsPage, Span
 ROWS: Final = 256
 """Rows of the log that are looked through for one page at most; a row may hold thousands of events."""
 
-LOOKED_MAX: Final = 50_000
-"""Events that are looked through for one page at most, give or take a row: some 50 ms."""
+LOOKED_MAX: Final = 20_000
+"""Events that are looked through for one page at most, give or take a row: some 20 ms."""
 
 _FROM: Final = (
     "SELECT first, last, at_ms, body FROM events WHERE first >= "
@@ -30,12 +30,11 @@ def page(db: sqlite3.Connection, after: int, limit: int, run_id: int | None) -> 
     newest = span(db).last
     rows = db.execute(_FROM, (after + 1, ROWS))
     for first, last, at_ms, body in rows:
-        for event in _of_row(first, at_ms, body, after + 1):
-            if run_id is None or event.run_id == run_id:
-                found.append(event)
-                if len(found) == limit:
-                    rows.close()
-                    return EventsPage(tuple(found), event.seq, more=event.seq < newest)
+        for event in _of_row(first, at_ms, body, after + 1, run_id):
+            found.append(event)
+            if len(found) == limit:
+                rows.close()
+                return EventsPage(tuple(found), event.seq, more=event.seq < newest)
         next_after, looked, seen = max(next_after, last), looked + last - first + 1, seen + 1
         if looked > LOOKED_MAX:
             break
@@ -68,18 +67,18 @@ def story(db: sqlite3.Connection, task_id: int) -> list[EventRow]:
     return told[::-1]
 
 
-def _of_row(first: int, at_ms: int, body: str, wanted: int) -> Iterator[EventRow]:
-    """A row's events from the one numbered `wanted` on."""
+def _of_row(first: int, at_ms: int, body: str, wanted: int, only: int | None) -> Iterator[EventRow]:
+    """A row's events from the one numbered `wanted` on, of `only` one run where it is named."""
     seq = first
     for entry in json.loads(body):
         if entry[0] == CREATED:
             _, run_id, task_id, runs = entry
             for state, count in runs:
-                for place in range(max(0, wanted - seq), count):
+                for place in range(max(0, wanted - seq), count if only in (None, run_id) else 0):
                     yield _made(seq + place, at_ms, task_id + place, run_id, state)
                 seq, task_id = seq + count, task_id + count
         else:
-            if seq >= wanted:
+            if seq >= wanted and (only is None or entry[1] == only):
                 yield EventRow(seq, at_ms, entry[0], entry[1], *entry[2:8])
             seq += 1
 

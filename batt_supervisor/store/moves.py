@@ -34,6 +34,7 @@ def claim(tx: Transaction, wanted: Sequence[Wanted]) -> dict[int, Claimed]:
         What was claimed, by the task's id. A task that is no longer queued, or has had another attempt since, is not
         in it, and nothing of it was changed.
     """
+    wanted = list({want.task_id: want for want in wanted}.values())
     keys = json.dumps([(want.task_id, want.attempt) for want in wanted])
     rows = json.loads(
         tx.db.execute(
@@ -107,6 +108,7 @@ def settle(tx: Transaction, settlements: Sequence[Settlement]) -> dict[Claim, St
         settled = now_is in SETTLED
         outcome = Outcome.CANCELLED if now_is is State.CANCELLED else one.ending.outcome
         reason = _text("; ".join(part for part in (one.ending.reason, one.verdict.reason) if part))
+        reason = reason.replace("\0", "\\x00")  # SQLite's JSON functions would cut it there
         due_ms = tx.now_ms + round(one.verdict.delay_s * 1000) if now_is is State.SCHEDULED else None
         tries = one.verdict.tries
         task_id, attempt = one.claim.task_id, one.claim.attempt

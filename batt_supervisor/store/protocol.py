@@ -48,7 +48,7 @@ class Writes(Protocol):
         """Write an unsealed run, or find the one that its key, or its unique name, made before."""
 
     def add_tasks(self, run_id: int, offset: int, tasks: Sequence[NewTask]) -> Created:
-        """Write tasks at their places in an unsealed run; those that are there already stay as they are."""
+        """Write tasks at their places in an unsealed run; those that are there already are to be the same."""
 
     def seal(self, run_id: int) -> Created:
         """End a submission: from now on its tasks may start. Sealing a sealed run changes nothing."""

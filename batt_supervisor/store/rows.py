@@ -98,7 +98,8 @@ class EventRow:
     """One event: something moved, or happened to a run or to the service.
 
     Attributes:
-        seq: Its place in the log; later events have greater numbers, and a number is never given twice.
+        seq: Its place in the log; later events have greater numbers, and a number is never given twice, not even after
+            a restore, which leaves out those that may have been given since the backup.
         task_id: None for an event of a whole run, as `run_id` for one of the service.
         event: A word of `core.lifecycle.Event`, or `created`, `sealed`, `closing`, `ended`, `reopened`, `discarded`,
             `removed` of a run or task, or of the service `started`, `stopped`, `clock` and `store`.

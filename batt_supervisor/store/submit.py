@@ -18,7 +18,7 @@ DISCARD_ROWS: Final = 10_000
 
 
 def create_run(tx: Transaction, run: NewRun) -> Created:
-    """Write an unsealed run, or find the one that this key made before."""
+    """Write an unsealed run, or find the one that this key, or its unique name, made before."""
     found = _existing(tx, run)
     if found is not None:
         return found
@@ -58,11 +58,15 @@ def _existing(tx: Transaction, run: NewRun) -> Created | None:
     row = tx.db.execute(f"{select} submit_key = ?", (run.key,)).fetchone() if run.key is not None else None
     if row is None and run.unique_name:
         called, value = "name", run.name
-        row = tx.db.execute(f"{select} name = ? AND NOT going ORDER BY id DESC LIMIT 1", (run.name,)).fetchone()
+        there = "name = ? AND NOT going AND (sealed_at_ms IS NOT NULL OR closing IS NULL)"  # not one that was given up
+        row = tx.db.execute(f"{select} {there} ORDER BY id DESC LIMIT 1", (run.name,)).fetchone()
     if row is None:
         return None
     run_id, tasks, sealed, name, cwd, env, python, seed, deadline_s = row
-    stages = tx.db.execute("SELECT function, command FROM stages WHERE run_id = ? ORDER BY number", (run_id,))
+    stages = tx.db.execute(
+        "SELECT function, command, shell, after FROM stages WHERE run_id = ? ORDER BY number", (run_id,)
+    ).fetchall()
+    # Not their limits and needs: those that were left out are the service's own, which may be others by now.
     compared = {
         "name": (name, run.name),
         "cwd": (cwd, run.cwd),
@@ -71,9 +75,10 @@ def _existing(tx: Transaction, run: NewRun) -> Created | None:
         "seed": (seed, run.seed),
         "deadline": (deadline_s, run.deadline_s),
         "function or command": (
-            stages.fetchall(),
-            [(stage.work.function, _command(stage.work.command)) for stage in run.stages],
+            [row[:3] for row in stages],
+            [(stage.work.function, _command(stage.work.command), stage.work.shell) for stage in run.stages],
         ),
+        "order of stages": ([row[3] for row in stages], [json.dumps(stage.after) for stage in run.stages]),
     }
     for what, (theirs, ours) in compared.items():
         if theirs != ours:
@@ -89,14 +94,23 @@ def _command(words: tuple[str, ...]) -> str | None:
 
 
 def add_tasks(tx: Transaction, run_id: int, offset: int, tasks: Sequence[NewTask]) -> Created:
-    """Write tasks at their places in an unsealed run; those that are there already stay as they are.
+    """Write tasks at their places in an unsealed run; those that are there already are to be the same.
+
+    Of a sealed run, all of them are to be there: it was somebody else who has sealed the same submission.
 
     Raises:
-        Refused: The run is sealed, the chunk leaves a gap, or names a stage the run has not.
+        Refused: The run is sealed and has not so many, the chunk leaves a gap, or names a stage the run has not; or
+            what is there is another submission's.
     """
-    count = _unsealed(tx, run_id)
+    count, sealed = _open_for_tasks(tx, run_id)
+    if sealed and offset + len(tasks) > count:
+        raise Refused(f"run r{run_id} is sealed: it takes no more tasks")
     if offset > count:
         raise Refused(f"tasks from {offset} on leave a gap: run r{run_id} has {count} so far")
+    if offset < count:
+        _compare(tx, run_id, offset, tasks[: count - offset])
+    if sealed:
+        return Created(run_id, count, sealed=True, existing=True)
     waits = {
         row[0]: State.WAITING if row[1] != "[]" else State.QUEUED
         for row in tx.db.execute("SELECT number, after FROM stages WHERE run_id = ?", (run_id,))
@@ -117,6 +131,24 @@ def add_tasks(tx: Transaction, run_id: int, offset: int, tasks: Sequence[NewTask
         tx.tally(run_id, stage, state, None, sum(task.stage == stage for task in fresh))
     tx.point("submit")
     return Created(run_id, count + len(fresh), sealed=False, existing=False)
+
+
+def _compare(tx: Transaction, run_id: int, offset: int, tasks: Sequence[NewTask]) -> None:
+    """See that these tasks are there as they are.
+
+    Raises:
+        Refused: One of them is another.
+    """
+    rows = tx.db.execute(
+        "SELECT idx, stage, args, task_key FROM tasks WHERE run_id = ? AND idx >= ? AND idx < ? ORDER BY idx",
+        (run_id, offset, offset + len(tasks)),
+    )
+    for (index, *theirs), task in zip(rows, tasks, strict=True):
+        if tuple(theirs) != (task.stage, task.args, task.key):
+            raise Refused(
+                f"task {index} of run r{run_id} is there already, and is another: it was submitted with other items; "
+                "choose another key or name"
+            )
 
 
 def _insert(
@@ -146,11 +178,11 @@ def _insert(
 def seal(tx: Transaction, run_id: int) -> Created:
     """End a submission: from now on its tasks may start. Sealing a sealed run changes nothing."""
     row = tx.db.execute(
-        "SELECT task_count, sealed_at_ms IS NOT NULL, deadline_s FROM runs WHERE id = ?", (run_id,)
+        "SELECT task_count, sealed_at_ms IS NOT NULL, deadline_s, closing FROM runs WHERE id = ?", (run_id,)
     ).fetchone()
-    if row is None:
+    if row is None or (row[3] is not None and not row[1]):
         raise Refused(f"run r{run_id} is gone: its submission was given up")
-    tasks, sealed, deadline_s = row
+    tasks, sealed, deadline_s, _ = row
     if sealed:
         return Created(run_id, tasks, sealed=True, existing=True)
     deadline_at_ms = None if deadline_s is None else tx.now_ms + round(deadline_s * 1000)
@@ -200,12 +232,11 @@ def expire_unsealed(tx: Transaction, older_than_ms: int) -> bool:
     return False
 
 
-def _unsealed(tx: Transaction, run_id: int) -> int:
+def _open_for_tasks(tx: Transaction, run_id: int) -> tuple[int, bool]:
+    """How many tasks a run has, and whether it is sealed."""
     row = tx.db.execute(
-        "SELECT task_count, sealed_at_ms IS NOT NULL, closing FROM runs WHERE id = ?", (run_id,)
+        "SELECT task_count, sealed_at_ms IS NOT NULL, closing FROM runs WHERE id = ? AND NOT going", (run_id,)
     ).fetchone()
     if row is None or (row[2] is not None and not row[1]):
         raise Refused(f"run r{run_id} is gone: its submission was given up")
-    if row[1]:
-        raise Refused(f"run r{run_id} is sealed: it takes no more tasks")
-    return int(row[0])
+    return int(row[0]), bool(row[1])

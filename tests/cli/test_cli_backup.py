@@ -189,13 +189,20 @@ def test_a_backup_that_is_told_to_stop_leaves_nothing(state_dir: Path, tmp_path:
         fcntl.flock(lock, fcntl.LOCK_EX)  # as battd holds it while it removes files; the backup waits
         words = [sys.executable, "-m", "batt_supervisor.cli.main", "backup", "out/made.tar", "--state-dir", "state"]
         with subprocess.Popen(
-            words, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE
+            words,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stderr=subprocess.PIPE,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's `&` has it ignored  # noqa: PLW1509
         ) as battctl:
-            eventually("it has begun", lambda: names(tmp_path / "out"))
-            eventually("it waits for the lock", lambda: f" {battctl.pid} " in Path("/proc/locks").read_text())
-            battctl.send_signal(number)
-            assert battctl.wait(60) == 130
-            assert battctl.stderr is not None and battctl.stderr.read() == b""
+            try:
+                eventually("it has begun", lambda: names(tmp_path / "out"))
+                eventually("it waits for the lock", lambda: f" {battctl.pid} " in Path("/proc/locks").read_text())
+                battctl.send_signal(number)
+                assert battctl.wait(60) == 130
+                assert battctl.stderr is not None and battctl.stderr.read() == b""
+            finally:
+                battctl.kill()
     assert names(tmp_path / "out") == []
 
 

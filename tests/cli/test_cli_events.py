@@ -87,6 +87,23 @@ def test_following_a_run_ends_when_it_has_ended_for_good() -> None:
     assert read(client, run="r1", follow=True) == [1, 2, 3, 4, 5, 6]
 
 
+def test_following_a_run_that_has_ended_before_ends_at_once() -> None:
+    client = Fake(page())
+    found = list(pages(client, 9, "r1", follow=True, over=True))  # type: ignore[arg-type]
+    assert (found, client.asked[0]["wait_s"]) == ([()], 0)
+
+
+def test_a_name_means_one_run_from_the_first_page_to_the_last(battctl: Battctl, stub: Any, run_info: Any) -> None:
+    stub.on("GET", "/v1/runs/weekly", run_info())
+    stub.on("GET", "/v1/events", page(event(1, "created")))
+    assert battctl("events", "--run", "weekly").code == 0
+    assert [asked.query["run"] for asked in stub.requests if asked.path == "/v1/events"] == [run_info()["run"]]
+
+
+def test_a_run_that_there_never_was_is_not_found(battctl: Battctl, stub: Any) -> None:
+    assert battctl("events", "--run", "nobody").code == 6
+
+
 def test_a_battd_that_comes_back_is_gone_on_with() -> None:
     client = Fake(page(event(1, "claim")), Unreachable("gone"), Unreachable("gone"), page(event(2, "ended", None)))
     assert read(client, run="r1", follow=True) == [1, 2]

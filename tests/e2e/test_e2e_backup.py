@@ -68,6 +68,13 @@ def test_a_backup_of_a_working_battd_is_served_elsewhere_and_finished(
     with closing(sqlite3.connect(second.state_dir / "queue.db")) as db:
         again = dict(db.execute("SELECT id, settled_seq FROM tasks").fetchall())
     assert {task: again[task] for task in had_ended} == had_ended, "what had ended has not run again"
+
+    # Whoever had followed the first one's events, and goes on with the second's, misses and mistakes none.
+    known = first.client.events()
+    assert second.client.events(after=known.next).items[0].seq > 10**9
+    run = second.submit("zoo.calm:nothing")
+    assert int(run[1:]) > int(first.submit("zoo.calm:nothing")[1:])
+    second.wait(run)
     for battd in (first, second):
         battd.stop()
         assert battd.orphans() == []

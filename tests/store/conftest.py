@@ -144,8 +144,8 @@ class Desk:
         return values.NewRun(name, key, "/", {}, deadline_s, made)
 
     @staticmethod
-    def chunk(number: int, stage: int = 0) -> list[values.NewTask]:
-        return [values.NewTask(stage, f"[{n}]", None) for n in range(number)]
+    def chunk(number: int, stage: int = 0, first: int = 0) -> list[values.NewTask]:
+        return [values.NewTask(stage, f"[{n}]", None) for n in range(first, first + number)]
 
     def run(self, tasks: int | Sequence[int] = 1, *, deadline_s: float | None = None, key: str | None = None) -> int:
         """A sealed run with so many tasks (in each of its stages)."""

@@ -1,5 +1,6 @@
 """The event log: what is written down, from any position, and one task's story. `Desk.check_events` does the rest."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -165,8 +166,6 @@ def test_a_task_from_before_there_were_events_has_no_story_yet(desk: Any) -> Non
     ],
 )
 def test_a_key_stands_for_one_submission_only(desk: Any, what: str, other: dict[str, Any]) -> None:
-    from dataclasses import replace
-
     first = desk.new(key="k")
     run_id = desk.do(lambda tx: submit.create_run(tx, first)).id
     assert desk.do(lambda tx: submit.create_run(tx, first)).existing
@@ -175,8 +174,6 @@ def test_a_key_stands_for_one_submission_only(desk: Any, what: str, other: dict[
 
 
 def test_a_unique_name_is_a_key_as_well(desk: Any) -> None:
-    from dataclasses import replace
-
     plain = desk.new("weekly")
     run_id = desk.do(lambda tx: tx.create_run(plain)).id
     assert desk.do(lambda tx: tx.create_run(plain)).id != run_id

@@ -1,6 +1,7 @@
 """A submission: an unsealed run, chunks that may come twice, a seal. The key makes it safe to repeat."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -203,3 +204,36 @@ def test_a_large_submission_is_removed_in_parts_and_takes_nothing_meanwhile(
     assert desk.do(lambda tx: tx.discard(run_id)) is True
     assert desk.reader.run(run_id) is None
     assert desk.reader.tallies(run_id) == []
+
+
+def test_a_submission_that_is_being_given_up_cannot_be_sealed(desk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would wait for ever for tasks that are gone."""
+    monkeypatch.setattr(submit, "DISCARD_ROWS", 4)
+    run_id = desk.do(lambda tx: tx.create_run(desk.new("n"))).id
+    desk.do(lambda tx: tx.add_tasks(run_id, 0, desk.chunk(10)))
+    assert not desk.do(lambda tx: tx.discard(run_id))
+    with pytest.raises(Refused, match="given up"):
+        desk.do(lambda tx: tx.seal(run_id))
+    unique = replace(desk.new("n"), unique_name=True)
+    assert not desk.do(lambda tx: tx.create_run(unique)).existing, "its name is free"
+    while not desk.do(lambda tx: tx.discard(run_id)):
+        pass
+
+
+def test_whoever_is_slower_with_the_same_submission_finds_it_sealed(desk: Any) -> None:
+    run_id = desk.run(5)
+    there = desk.do(lambda tx: tx.add_tasks(run_id, 2, desk.chunk(3, first=2)))
+    assert (there.tasks, there.sealed, there.existing) == (5, True, True)
+    with pytest.raises(Refused, match="takes no more tasks"):
+        desk.do(lambda tx: tx.add_tasks(run_id, 2, desk.chunk(4, first=2)))
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_other_tasks_under_the_same_key_are_refused_and_named(desk: Any, sealed: bool) -> None:
+    run_id = desk.run(5) if sealed else desk.do(lambda tx: tx.create_run(desk.new())).id
+    if not sealed:
+        desk.do(lambda tx: tx.add_tasks(run_id, 0, desk.chunk(5)))
+    other = [*desk.chunk(3), values.NewTask(0, '["another"]')]
+    with pytest.raises(Refused, match=f"task 3 of run r{run_id} is there already, and is another"):
+        desk.do(lambda tx: tx.add_tasks(run_id, 0, other))
+    assert len(desk.tasks(run_id)) == 5
