@@ -4,6 +4,8 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
+# How many test files are run at once.
+WORKERS ?= 2
 # Whatever is missing is installed, again whenever pyproject.toml is newer than these.
 TO_RUN := $(VENV)/ready-to-run
 TO_TEST := $(VENV)/ready-to-test
@@ -34,7 +36,7 @@ demo: $(TO_RUN)
 	@$(BIN)/python deploy/demo.py $(DEMO)
 
 test: $(TO_TEST)
-	@$(BIN)/python -m pytest $(TEST)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(TEST)
 
 check: $(TO_TEST)
 	$(BIN)/python -m ruff check .

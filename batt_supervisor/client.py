@@ -219,6 +219,7 @@ class Client:
             The run; `existing` when the key of `spec` had been used before.
         """
         given_key = spec.key is not None or spec.unique_name
+        named = spec.name if spec.key is None else None
         if spec.key is None:
             spec = spec.model_copy(update={"key": f"auto-{uuid.uuid4().hex}"})
         created, lost = self._create(spec)
@@ -232,8 +233,8 @@ class Client:
                 self._insist("POST", _path("/v1/runs", created.run, "tasks"), body, meanwhile=chunks.prepare)
             sealed = self._shape(RunCreated, self._insist("POST", _path("/v1/runs", created.run, "seal"))[0])
         except Unreachable as error:
-            word = "name" if spec.unique_name else "key"
-            again = f"; submit again with the same {word} to go on with it" if given_key else ""
+            same = f"the key {spec.key!r}" if named is None else f"the name {named!r}"
+            again = f"; submit again with {same} to go on with it" if given_key else ""
             raise Unreachable(f"{error} (run {created.run} was not complete yet and does not start{again})") from error
         except BaseException:
             if not existing:

@@ -67,7 +67,7 @@ def main() -> int:
         report(results, whole=options.count is None, least=options.at_least)
     except DemoFailed as error:
         print(f"\ndemo: {error}\nThe logs are in {_shown(options.home)}.", file=sys.stderr)
-        return 1
+        return 128 + _told_to_leave[0] if _told_to_leave else 1
     except KeyboardInterrupt:
         print("\ndemo: stopped; everything is shut down", file=sys.stderr)
         return 130
@@ -284,7 +284,12 @@ def _end_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
+_told_to_leave: Final[list[int]] = []
+"""The signal that did, whatever else goes wrong on the way out."""
+
+
 def _leave(number: int, frame: object) -> NoReturn:
+    _told_to_leave.append(number)
     raise SystemExit(128 + number)
 
 

@@ -40,7 +40,8 @@ _MOST: Final = 2**63 - 1
 
 _HOLDERS_FILE: Final = re.compile(r"ledger\.\d+\.[0-9a-f]{16}")
 _KEPT: Final = 64  # files of others that stay open; further ones are opened for each reading
-_REREADS: Final = 3
+_REREADS: Final = 10
+_TORN_S: Final = 0.0005  # between two readings of an entry that was torn
 _RETRY_S: Final = 1.0  # between two tries to enter a place, while there is none
 _PAUSE_S: Final = (0.00005, 0.001)  # between two tries to get the turn: at first, at most
 
@@ -276,6 +277,7 @@ class _Other:
             if (holder := _unpacked(raw)) is not None:
                 self._raw, self._holder = raw, holder
                 break
+            time.sleep(_TORN_S)  # whoever writes it has lost the processor in the middle
         return self._holder
 
     def close(self) -> None:

@@ -193,7 +193,6 @@ def test_a_backup_that_is_told_to_stop_leaves_nothing(state_dir: Path, tmp_path:
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stderr=subprocess.PIPE,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's `&` has it ignored  # noqa: PLW1509
         ) as battctl:
             try:
                 eventually("it has begun", lambda: names(tmp_path / "out"))

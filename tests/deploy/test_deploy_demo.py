@@ -69,7 +69,11 @@ def test_it_takes_everything_down_when_it_is_stopped(folder: Path, number: signa
     with (
         open(said, "wb") as out,
         subprocess.Popen(
-            [*DEMO, "--home", folder / "home"], env=environment(), stdout=out, stderr=out, start_new_session=True
+            [*DEMO, "--home", folder / "home"],
+            env=environment(),
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
         ) as process,
     ):
         try:
