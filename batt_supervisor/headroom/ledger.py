@@ -41,6 +41,7 @@ _MOST: Final = 2**63 - 1
 _HOLDERS_FILE: Final = re.compile(r"ledger\.\d+\.[0-9a-f]{16}")
 _KEPT: Final = 64  # files of others that stay open; further ones are opened for each reading
 _REREADS: Final = 10
+_NEW_S: Final = 1.0  # within so long, whoever has made a file writes his entry into it, on the slowest machine
 _TORN_S: Final = 0.0005  # between two readings of an entry that was torn
 _RETRY_S: Final = 1.0  # between two tries to enter a place, while there is none
 _PAUSE_S: Final = (0.00005, 0.001)  # between two tries to get the turn: at first, at most
@@ -215,7 +216,7 @@ class Ledger:
                 # Before the lock is let go of: nobody can make this file his own while it is held.
                 os.unlink(name, dir_fd=place.at)
                 return None
-            holder = other.look()
+            holder, is_new = other.look(), other.is_new
             if len(self._kept) < _KEPT:
                 self._kept[name], other = other, None
         except FileNotFoundError:  # he left, or another removed it, since the folder was listed
@@ -226,7 +227,7 @@ class Ledger:
         finally:
             if other is not None:
                 other.close()
-        if holder is None:
+        if holder is None and not is_new:
             self._unread = f"an entry in the ledger in {self.where} is not understood: another version of battd?"
         return holder
 
@@ -253,9 +254,10 @@ class Ledger:
 class _Other:
     """Another holder's file, open."""
 
-    __slots__ = ("_descriptor", "_holder", "_raw")
+    __slots__ = ("_descriptor", "_holder", "_raw", "is_new")
 
     def __init__(self, descriptor: int) -> None:
+        self.is_new = False  # when it was looked at: its holder has just come, and has promised nothing
         self._descriptor = descriptor
         self._raw = b""
         self._holder: Holder | None = None
@@ -272,7 +274,8 @@ class _Other:
         """What it says now; the last that was whole, if it is torn every time; None if none ever was."""
         for _ in range(_REREADS):
             raw = os.pread(self._descriptor, _SIZE + 1, 0)
-            if raw == self._raw:
+            self.is_new = not raw and time.time() - os.fstat(self._descriptor).st_mtime < _NEW_S
+            if raw == self._raw and raw:
                 break
             if (holder := _unpacked(raw)) is not None:
                 self._raw, self._holder = raw, holder

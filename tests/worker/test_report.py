@@ -74,7 +74,10 @@ class Items(dict[str, Any]):
         lambda: {(1, 2): 3}, lambda: deep(100_000), itself, lambda: (x for x in ()), lambda: Items(SystemExit(3)),
         lambda: Items(KeyboardInterrupt()), lambda: Items(OSError("x")), lambda: Items(MemoryError()),
     ],
-    ids=str,
+    ids=[
+        "object", "set", "bytes", "nan", "inf", "complex", "tuple key", "deep", "itself", "generator", "exits", "interrupts",
+        "fails", "no memory",
+    ],
 )  # fmt: skip
 def test_a_value_that_json_cannot_hold_is_a_bad_result(make: Callable[[], Any]) -> None:
     told = report.of_value(make(), 1000)
