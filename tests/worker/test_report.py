@@ -75,8 +75,8 @@ class Items(dict[str, Any]):
         lambda: Items(KeyboardInterrupt()), lambda: Items(OSError("x")), lambda: Items(MemoryError()),
     ],
     ids=[
-        "object", "set", "bytes", "nan", "inf", "complex", "tuple key", "deep", "itself", "generator", "exits", "interrupts",
-        "fails", "no memory",
+        "object", "set", "bytes", "nan", "inf", "complex", "tuple key", "deep", "itself", "generator", "exits",
+        "interrupts", "fails", "no memory",
     ],
 )  # fmt: skip
 def test_a_value_that_json_cannot_hold_is_a_bad_result(make: Callable[[], Any]) -> None:
