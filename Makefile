@@ -4,8 +4,9 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-# How many test files are run at once.
+# How many test files are run at once, and which are not.
 WORKERS ?= 2
+ALONE := tests/bench tests/chaos tests/deploy tests/e2e tests/headroom tests/pool
 # Whatever is missing is installed, again whenever pyproject.toml is newer than these.
 TO_RUN := $(VENV)/ready-to-run
 TO_TEST := $(VENV)/ready-to-test
@@ -35,8 +36,16 @@ help:
 demo: $(TO_RUN)
 	@$(BIN)/python deploy/demo.py $(DEMO)
 
+# Several files at once, then those that start battds of their own or are about an overloaded machine, by themselves.
 test: $(TO_TEST)
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(TEST)
+ifneq ($(findstring tests/,$(TEST)),)
+	@$(BIN)/python -m pytest $(TEST)
+else
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ALONE:%=--ignore=%) $(TEST); several=$$?; \
+	case $$several in 0|5) ;; *) exit $$several;; esac; \
+	$(BIN)/python -m pytest $(ALONE) $(TEST); alone=$$?; \
+	if [ $$alone = 5 ]; then exit $$several; fi; exit $$alone
+endif
 
 check: $(TO_TEST)
 	$(BIN)/python -m ruff check .

@@ -20,6 +20,8 @@ from batt_supervisor.cli.main import run
 Battctl = Callable[..., Any]
 Make = Callable[..., dict[str, Any]]
 
+from batt_supervisor.testing import eventually
+
 COMMANDS = (
     "submit", "status", "results", "logs", "events", "wait", "cancel", "retry", "why", "headroom", "doctor", "version",
     "check", "backup", "restore",
@@ -358,8 +360,10 @@ def test_doctor_looks_at_battd_itself_where_it_can_be_seen(service: Any) -> None
     command = [sys.executable, "-c", "import time; time.sleep(600)", "battd"]
     with subprocess.Popen(command) as process:
         try:
-            here = _host(ServiceInfo(**service | {"pid": process.pid}))
-            assert (here.process, here.slots) == (str(process.pid), 2)
+            asked = ServiceInfo(**service | {"pid": process.pid})
+            eventually("it is what it was started as", lambda: _host(asked).process == str(process.pid))
+            here = _host(asked)
+            assert here.slots == 2
             assert here.limit("Max open files") is not None
         finally:
             process.kill()

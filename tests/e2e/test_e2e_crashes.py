@@ -115,7 +115,7 @@ TABLE = [
 class Aftermath:
     daemon: Daemon
     results: dict[str, TaskResult]
-    attempts: dict[str, int]
+    attempts: dict[str, list[str | None]]
     healthy: list[TaskResult]
     healthy_state: RunState
     before: tuple[int, int]
@@ -150,7 +150,7 @@ def aftermath(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aftermath]:
         yield Aftermath(
             daemon,
             {name: daemon.results(run)[0] for name, run in runs.items()},
-            {name: len(daemon.attempts(run)) for name, run in runs.items()},
+            {name: [attempt.outcome for attempt in daemon.attempts(run)] for name, run in runs.items()},
             daemon.results(healthy),
             info.state,
             before,
@@ -166,7 +166,10 @@ def test_each_way_to_misbehave_has_its_own_outcome(aftermath: Aftermath, row: Ro
     assert found.outcome == row.outcome, found
     assert found.state is (State.SUCCEEDED if row.outcome is Outcome.OK else State.FAILED)
     assert row.reason in (found.reason or ""), found.reason
-    assert aftermath.attempts[str(row)] == found.attempt == row.attempts
+    attempts = aftermath.attempts[str(row)]
+    assert found.attempt == len(attempts)
+    # An overloaded machine may leave one without CPU until its wall limit; it goes again then, and is not charged.
+    assert len([outcome for outcome in attempts if outcome != Outcome.STARVED]) == row.attempts
     assert (found.error.type if found.error else None) == row.error
 
 

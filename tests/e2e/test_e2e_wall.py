@@ -132,7 +132,7 @@ def test_what_a_task_started_ends_with_it(battd: Daemon, tmp_path: Path, way: st
 def test_battd_keeps_no_zombie_of_what_took_its_time_to_die(battd: Daemon, tmp_path: Path) -> None:
     """Killed with the tree, gone only after its worker: battd itself reaps it, though nothing else happens."""
     pids = tmp_path / "pids"
-    run = battd.submit("zoo.leaves:a_heavy_child_and_hangs", args=(str(pids),), timeout_s=3.0)
+    run = battd.submit("zoo.leaves:a_heavy_child_and_hangs", args=(str(pids),), timeout_s=6.0)
     battd.wait(run)
     pid = int(pids.read_text())
     eventually("it is reaped", lambda: not Path(f"/proc/{pid}").exists(), within_s=8)
