@@ -16,11 +16,10 @@ from batt_supervisor.cli import checks
 from batt_supervisor.cli.checks import Level
 from batt_supervisor.cli.doctor import Host
 from batt_supervisor.cli.main import run
+from batt_supervisor.testing import eventually
 
 Battctl = Callable[..., Any]
 Make = Callable[..., dict[str, Any]]
-
-from batt_supervisor.testing import eventually
 
 COMMANDS = (
     "submit", "status", "results", "logs", "events", "wait", "cancel", "retry", "why", "headroom", "doctor", "version",

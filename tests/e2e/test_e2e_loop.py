@@ -330,7 +330,7 @@ def test_one_that_must_run_alone_goes_again_when_its_worker_was_dead(make_rig: C
     for number in range(3):
         rig.until("it was sent", lambda want=number: len(rig.pool.sent) == want + 1)  # type: ignore[misc]
         rig.pool.finish(None, outcome="out_of_memory", value=None, reason="MemoryError")
-        rig.until("it was settled, and the loop knows", lambda: rig.loop._attempts.empty())
+        rig.until("it was settled, and the loop knows", rig.loop._attempts.empty)
         rig.clock.advance(400.0)
     rig.until("it was sent, to run alone", lambda: len(rig.pool.sent) == 4)
     rig.pool.hand_back()
@@ -346,7 +346,7 @@ def test_a_task_without_memory_goes_again_with_twice_the_need_and_at_last_alone(
     for number in range(4):
         rig.until(f"try {number + 1} was sent", lambda want=number: len(rig.pool.sent) == want + 1)  # type: ignore[misc]
         rig.pool.finish(None, outcome="out_of_memory", value=None, reason="MemoryError")
-        rig.until("it was settled, and the loop knows", lambda: rig.loop._attempts.empty())
+        rig.until("it was settled, and the loop knows", rig.loop._attempts.empty)
         rig.clock.advance(400.0)
     rig.until("it has failed", lambda: rig.states(run).get(State.FAILED) == 1)
     assert [attempt.outcome for attempt in rig.reader.attempts(1)] == ["out_of_memory"] * 4
