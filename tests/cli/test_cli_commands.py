@@ -23,7 +23,7 @@ Make = Callable[..., dict[str, Any]]
 
 COMMANDS = (
     "submit", "status", "results", "logs", "events", "wait", "cancel", "retry", "why", "headroom", "doctor", "version",
-    "check", "backup", "restore",
+    "check", "backup", "restore", "prune",
 )  # fmt: skip
 
 
