@@ -118,7 +118,8 @@ def test_kinds_are_learned_and_told(new_battd: NewBattd, battctl: Battctl) -> No
         kinds = {kind.kind: kind for kind in daemon.client.kinds()}
         return kinds.get("pools of twenty")
 
-    found = eventually("it is learned", told)
+    eventually("all of it is learned and stored", lambda: (one := told()) is not None and one.attempts == 8)
+    found = told()
     assert found.threads_peak >= 21
     assert found.threads_need >= found.threads_peak
     assert "pools of twenty" in battctl(daemon, "status", "--kinds").stdout
