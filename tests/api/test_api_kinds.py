@@ -1,16 +1,11 @@
 """What was learned of kinds of tasks, over HTTP; and a submission that asks for more than the machine has."""
 
-import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
-from batt_supervisor.api.app import create_app
-from batt_supervisor.api.service import Service
-from batt_supervisor.config import Settings
 from batt_supervisor.core.model import Space
 from batt_supervisor.core.needs import Learned
 from batt_supervisor.store import Store, kinds
@@ -27,38 +22,19 @@ LEARNED = [
 
 
 @pytest.fixture
-def ask(tmp_path: Path) -> Iterator[Ask]:
+def ask(tmp_path: Path, serve: Callable[..., Any]) -> Ask:
     store = Store(tmp_path / "queue.db")
     for at_ms, learned in enumerate(LEARNED):
         store._db.execute("BEGIN IMMEDIATE")
         kinds.save(Operations(store._db, at_ms), [learned])
         store._db.execute("COMMIT")
-    settings = Settings(state_dir=tmp_path, socket=tmp_path / "s")
-    service = Service(
-        store=store,
-        settings=lambda: settings,
-        run_changed=lambda run_id: None,
-        stop_asked=lambda task_id: None,
-        describe=lambda: None,  # type: ignore[arg-type,return-value]
-        holds=dict,
-        draining=lambda: False,
-        logs=tmp_path,
-        results=tmp_path,
-        total=lambda: Space(2**30, 1000),
-    )
-    app = create_app(service)
-
-    async def answer(method: str, path: str, body: Any) -> httpx.Response:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://battd") as client:
-            return await client.request(method, path, json=body)
+    asked = serve(store, total=lambda: Space(2**30, 1000))
 
     def answered(method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        found = asyncio.run(answer(method, path, body))
+        found = asked(method, path, body)
         return found.status_code, found.json() if found.content else None
 
-    yield answered
-    service.reader.close()
-    store.close()
+    return answered
 
 
 def test_kinds_are_shown_the_latest_first_with_what_the_next_attempt_is_expected_to_take(ask: Ask) -> None:

@@ -1,17 +1,12 @@
 """Results over HTTP: what a task gave comes through as it was stored, and a file that is gone is one clear error."""
 
-import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
-from batt_supervisor.api.app import create_app
-from batt_supervisor.api.service import Service
-from batt_supervisor.config import Settings
 from batt_supervisor.core.lifecycle import Event
 from batt_supervisor.core.model import Claim, Ending, Limits, Outcome, Room, Tries, Work
 from batt_supervisor.core.retry import Verdict
@@ -24,7 +19,7 @@ VALUES = ['{"a":[1.50,"\\ud800"]}', "null", "[" * 300 + "]" * 300, "9" * 5000]
 
 
 @pytest.fixture
-def get(tmp_path: Path) -> Iterator[Get]:
+def get(tmp_path: Path, serve: Callable[..., Any]) -> Get:
     """The API over a run of four tasks that have these values, and a fifth whose value is in a file."""
     store = Store(tmp_path / "queue.db")
     work = Work(Room("/"), Limits(1.0), function="m:f")
@@ -44,31 +39,13 @@ def get(tmp_path: Path) -> Iterator[Get]:
     write(transaction)
     transaction.close()
     store._db.execute("COMMIT")
-    settings = Settings(state_dir=tmp_path, socket=tmp_path / "s")
-    service = Service(
-        store=store,
-        settings=lambda: settings,
-        run_changed=lambda run_id: None,
-        stop_asked=lambda task_id: None,
-        describe=lambda: None,  # type: ignore[arg-type,return-value]
-        holds=dict,
-        draining=lambda: False,
-        logs=tmp_path,
-        results=tmp_path,
-    )
-    app = create_app(service)
-
-    async def ask(path: str) -> httpx.Response:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://battd") as client:
-            return await client.get(path)
+    asked = serve(store)
 
     def answered(path: str) -> tuple[int, Any]:
-        answer = asyncio.run(ask(path))
+        answer = asked("GET", path)
         return answer.status_code, answer.content
 
-    yield answered
-    service.reader.close()
-    store.close()
+    return answered
 
 
 def test_values_come_through_to_the_letter(get: Get, tmp_path: Path) -> None:
