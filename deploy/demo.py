@@ -42,6 +42,8 @@ SOCKET_PATH_MAX: Final = 107
 LONGEST_SOCKET_NAME: Final = "supervisord.sock.4194304"
 """supervisord binds its socket under a name that ends in its pid, and renames it."""
 
+STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 PR_SET_PDEATHSIG: Final = 1
 PR_SET_CHILD_SUBREAPER: Final = 36
 
@@ -54,7 +56,7 @@ def main() -> int:
     options = _options()
     began_s = time.monotonic()
     # Ended from outside, it still takes everything down.
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in STOPPING:
         signal.signal(number, _leave)
     # Whatever outlives its parent becomes a child of this process, which ends it.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -128,21 +130,20 @@ def short_name(home: Path) -> Iterator[Path]:
 def supervised(home: Path) -> Iterator[None]:
     """A supervisord that runs battd, until the end of the block; none of its processes is left afterwards."""
     _say("supervisord starts battd")
-    with open(home / "supervisord.out", "wb") as out:
-        child = subprocess.Popen(
-            [BIN / "supervisord", "--nodaemon", "--silent", "-c", home / "supervisor.conf"],
-            env=_environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is for us, who then stop it
-            preexec_fn=_end_with_parent,  # noqa: PLW1509 - there are no threads here
-        )
-    try:
+    with ExitStack() as stack:
+        with _stopping_waits(), open(home / "supervisord.out", "wb") as out:
+            child = subprocess.Popen(
+                [BIN / "supervisord", "--nodaemon", "--silent", "-c", home / "supervisor.conf"],
+                env=_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C is for us, who then stop it
+                preexec_fn=_end_with_parent,  # noqa: PLW1509 - there are no threads here
+            )
+            stack.callback(_take_down, child)
         _wait_until_served(home, child)
         yield
-    finally:
-        _take_down(child)
 
 
 def carry_out(short: Path, home: Path, run_file: Path, count: str | None) -> Path:
@@ -219,7 +220,7 @@ def _wait_until_served(home: Path, child: subprocess.Popen[bytes]) -> None:
 def _take_down(supervisord: subprocess.Popen[bytes]) -> None:
     """Stop supervisord, which stops battd; then make sure."""
     # From here on impatience does not help: what is left would stay.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
     supervisord.terminate()
     try:
@@ -259,19 +260,24 @@ def _battctl(
 ) -> subprocess.CompletedProcess[bytes]:
     """Run battctl against the demo's battd; `good` are the exit codes that are no failure, None for all."""
     quiet = good is None
-    done = subprocess.run(
-        [BIN / "battctl", "--socket", str(home / "state" / "battd.sock"), *words],
-        env=_environment(),
-        stdout=None if shown else to or subprocess.PIPE,
-        stderr=subprocess.PIPE if quiet else None,
-        check=False,
-        preexec_fn=_end_with_parent,
-    )
-    if good is not None and done.returncode not in good:
-        if done.returncode == 130:  # Ctrl-C reaches it as well, and sometimes first
+    with ExitStack() as stack:
+        with _stopping_waits():
+            child = stack.enter_context(
+                subprocess.Popen(
+                    [BIN / "battctl", "--socket", str(home / "state" / "battd.sock"), *words],
+                    env=_environment(),
+                    stdout=None if shown else to or subprocess.PIPE,
+                    stderr=subprocess.PIPE if quiet else None,
+                    preexec_fn=_end_with_parent,  # noqa: PLW1509 - as above
+                )
+            )
+            stack.callback(child.kill)  # does nothing if it has ended
+        out, err = child.communicate()
+    if good is not None and child.returncode not in good:
+        if child.returncode in (130, -signal.SIGINT):  # Ctrl-C reaches it as well, and sometimes first
             raise KeyboardInterrupt
-        raise DemoFailed(f"battctl {words[0]} ended with {done.returncode}")
-    return done
+        raise DemoFailed(f"battctl {words[0]} ended with {child.returncode}")
+    return subprocess.CompletedProcess(child.args, child.returncode, out, err)
 
 
 def _environment() -> dict[str, str]:
@@ -280,8 +286,23 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in misleading}
 
 
+@contextmanager
+def _stopping_waits() -> Iterator[None]:
+    """What stops the demo is heard at the end of the block: between a fork and the moment its child is known, an
+    exception would leave a child behind that nobody waits for."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _end_with_parent() -> None:
+    """Runs in the new process, which has the blocked signals of its parent (`_stopping_waits`)."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
 
 
 _told_to_leave: Final[list[int]] = []
@@ -290,6 +311,8 @@ _told_to_leave: Final[list[int]] = []
 
 def _leave(number: int, frame: object) -> NoReturn:
     _told_to_leave.append(number)
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
     raise SystemExit(128 + number)
 
 
