@@ -21,13 +21,17 @@ class Chunks:
     Each names the place of its first task in the run, so that it may be sent twice. Nobody has to wait for the next
     one while battd writes the last: `prepare` makes it before it is asked for.
 
+    Attributes:
+        tasks: How many are in the bodies made so far.
+
     Raises:
         BadInput: When a body is asked for, and the arguments of one of its tasks are not JSON. Whatever `tasks` raises
             comes as it is.
     """
 
     def __init__(self, tasks: Iterable[TaskSpec]) -> None:
-        self._bodies = _bodies(tasks)
+        self.tasks = 0
+        self._bodies = self._made(tasks)
         self._prepared = False
         self._next: bytes | None = None
         self._error: Exception | None = None
@@ -54,24 +58,24 @@ class Chunks:
             raise StopIteration
         return self._next
 
+    def _made(self, tasks: Iterable[TaskSpec]) -> Iterator[bytes]:
+        """Limited by count and by bytes."""
+        size = 0
+        rows: list[str] = []
+        for number, task in enumerate(tasks):
+            row = _row(number, task)
+            if rows and (len(rows) == CHUNK_TASKS or size + len(row) > CHUNK_BYTES):
+                yield self._body(rows)
+                rows, size = [], 0
+            rows.append(row)
+            size += len(row) + 1
+        if rows:
+            yield self._body(rows)
 
-def _bodies(tasks: Iterable[TaskSpec]) -> Iterator[bytes]:
-    """Limited by count and by bytes."""
-    offset, size = 0, 0
-    rows: list[str] = []
-    for number, task in enumerate(tasks):
-        row = _row(number, task)
-        if rows and (len(rows) == CHUNK_TASKS or size + len(row) > CHUNK_BYTES):
-            yield _body(offset, rows)
-            offset, rows, size = number, [], 0
-        rows.append(row)
-        size += len(row) + 1
-    if rows:
-        yield _body(offset, rows)
-
-
-def _body(offset: int, rows: list[str]) -> bytes:
-    return f'{{"offset":{offset},"tasks":[{",".join(rows)}]}}'.encode()
+    def _body(self, rows: list[str]) -> bytes:
+        offset = self.tasks
+        self.tasks += len(rows)
+        return f'{{"offset":{offset},"tasks":[{",".join(rows)}]}}'.encode()
 
 
 def _row(number: int, task: TaskSpec) -> str:

@@ -216,7 +216,7 @@ class Client:
         creates nothing twice: the run has a key, and a chunk has its place in the run.
 
         Returns:
-            The run; `existing` when the key of `spec` had been used before.
+            The run; `existing` when the key of `spec` had been used before, for the same tasks.
         """
         given_key = spec.key is not None or spec.unique_name
         named = spec.name if spec.key is None else None
@@ -225,13 +225,12 @@ class Client:
         created, lost = self._create(spec)
         # Our own first try may have made it before its answer was lost.
         existing = given_key and created.existing and not (lost and not created.sealed and created.tasks == 0)
-        if created.sealed:
-            return created.model_copy(update={"existing": existing})
         try:
+            # To a run that is complete, too: battd sees whether it is the same ones.
             chunks = Chunks(tasks)
             for body in chunks:
                 self._insist("POST", _path("/v1/runs", created.run, "tasks"), body, meanwhile=chunks.prepare)
-            sealed = self._shape(RunCreated, self._insist("POST", _path("/v1/runs", created.run, "seal"))[0])
+            sealed = self._seal(created.run, chunks.tasks)
         except Unreachable as error:
             same = f"the key {spec.key!r}" if named is None else f"the name {named!r}"
             again = f"; submit again with {same} to go on with it" if given_key else ""
@@ -252,12 +251,17 @@ class Client:
         answer, lost = self._insist("POST", "/v1/runs", spec.model_dump_json().encode(), first=True)
         return self._shape(RunCreated, answer), lost
 
+    def _seal(self, run: str, tasks: int) -> RunCreated:
+        answer, _ = self._insist("POST", _path("/v1/runs", run, "seal"), params={"tasks": tasks})
+        return self._shape(RunCreated, answer)
+
     def _insist(
         self,
         method: str,
         path: str,
         body: bytes | None = None,
         *,
+        params: Mapping[str, object] | None = None,
         first: bool = False,
         meanwhile: Callable[[], None] | None = None,
     ) -> tuple[httpx.Response, bool]:
@@ -270,7 +274,7 @@ class Client:
         lost = False
         for pause_s in (*self._pauses_s, None):
             try:
-                return self._send(method, path, body=body, meanwhile=meanwhile), lost
+                return self._send(method, path, params, body=body, meanwhile=meanwhile), lost
             except Unreachable as error:
                 if pause_s is None or (first and not lost and isinstance(error.__cause__, OSError)):
                     raise

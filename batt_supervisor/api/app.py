@@ -158,9 +158,9 @@ def _submit_routes(app: FastAPI, service: Service) -> None:
         return _created(written[-1])
 
     @app.post("/v1/runs/{run}/seal")
-    async def seal_run(run: str) -> RunCreated:
+    async def seal_run(run: str, tasks: Annotated[int | None, Query(ge=0)] = None) -> RunCreated:
         row = service.run(run)
-        created = await service.write(lambda tx: tx.seal(row.id))
+        created = await service.write(lambda tx: tx.seal(row.id, tasks))
         service.run_changed(row.id)
         return _created(created)
 

@@ -23,8 +23,8 @@ class Operations(Transaction):
     def add_tasks(self, run_id: int, offset: int, tasks: Sequence[NewTask]) -> Created:
         return submit.add_tasks(self, run_id, offset, tasks)
 
-    def seal(self, run_id: int) -> Created:
-        return submit.seal(self, run_id)
+    def seal(self, run_id: int, tasks: int | None = None) -> Created:
+        return submit.seal(self, run_id, tasks)
 
     def discard(self, run_id: int) -> bool:
         return submit.discard(self, run_id)

@@ -50,8 +50,8 @@ class Writes(Protocol):
     def add_tasks(self, run_id: int, offset: int, tasks: Sequence[NewTask]) -> Created:
         """Write tasks at their places in an unsealed run; those that are there already are to be the same."""
 
-    def seal(self, run_id: int) -> Created:
-        """End a submission: from now on its tasks may start. Sealing a sealed run changes nothing."""
+    def seal(self, run_id: int, tasks: int | None = None) -> Created:
+        """End a submission of so many tasks: they may start from now on. Sealing a sealed run changes nothing."""
 
     def discard(self, run_id: int) -> bool:
         """Remove a run whose submission was given up, or a part of its tasks; whether it is gone."""

@@ -104,7 +104,10 @@ def add_tasks(tx: Transaction, run_id: int, offset: int, tasks: Sequence[NewTask
     """
     count, sealed = _open_for_tasks(tx, run_id)
     if sealed and offset + len(tasks) > count:
-        raise Refused(f"run r{run_id} is sealed: it takes no more tasks")
+        raise Refused(
+            f"run r{run_id} was submitted with {count} tasks, and takes no more; "
+            "a submission of more needs another key or name"
+        )
     if offset > count:
         raise Refused(f"tasks from {offset} on leave a gap: run r{run_id} has {count} so far")
     if offset < count:
@@ -175,14 +178,26 @@ def _insert(
     )
 
 
-def seal(tx: Transaction, run_id: int) -> Created:
-    """End a submission: from now on its tasks may start. Sealing a sealed run changes nothing."""
+def seal(tx: Transaction, run_id: int, submitted: int | None = None) -> Created:
+    """End a submission: from now on its tasks may start. Sealing a sealed run changes nothing.
+
+    Args:
+        submitted: How many tasks whoever submits them has sent.
+
+    Raises:
+        Refused: The run is gone; or it has another number of tasks, so it is another submission's.
+    """
     row = tx.db.execute(
         "SELECT task_count, sealed_at_ms IS NOT NULL, deadline_s, closing FROM runs WHERE id = ?", (run_id,)
     ).fetchone()
     if row is None or (row[3] is not None and not row[1]):
         raise Refused(f"run r{run_id} is gone: its submission was given up")
     tasks, sealed, deadline_s, _ = row
+    if submitted is not None and submitted != tasks:
+        raise Refused(
+            f"run r{run_id} has {tasks} tasks, and {submitted} were submitted now: it was submitted with other items; "
+            "choose another key or name"
+        )
     if sealed:
         return Created(run_id, tasks, sealed=True, existing=True)
     deadline_at_ms = None if deadline_s is None else tx.now_ms + round(deadline_s * 1000)

@@ -86,9 +86,12 @@ class StubBattd:
                 return 204, None
             if parts[2:] == ["tasks"]:
                 assert request.body["offset"] <= len(found["tasks"]), "a gap"
-                found["tasks"][request.body["offset"] :] = request.body["tasks"]
+                if not found["sealed"]:
+                    found["tasks"][request.body["offset"] :] = request.body["tasks"]
                 return 200, self._created(parts[1])
             if parts[2:] == ["seal"]:
+                if int(request.query["tasks"]) != len(found["tasks"]):
+                    return 409, {"error": "refused", "message": "it was submitted with other items"}
                 found["sealed"] = True
                 return 200, self._created(parts[1])
         return 404, {"error": "not_found", "message": f"nothing at {request.path}"}

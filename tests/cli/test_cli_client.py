@@ -69,8 +69,18 @@ def test_a_connection_that_stays_lost_leaves_the_run_to_be_gone_on_with(client: 
 def test_a_known_key_gives_the_first_run(client: Client, stub: Any) -> None:
     spec = SPEC.model_copy(update={"key": "k"})
     client.submit(spec, tasks(4))
-    again = client.submit(spec, tasks(9))
+    again = client.submit(spec, tasks(4))
     assert (again.run, again.tasks, again.existing) == ("r1", 4, True)
+
+
+@pytest.mark.parametrize("count", [0, 3, 9])
+def test_a_known_key_with_another_number_of_tasks_is_refused(client: Client, stub: Any, count: int) -> None:
+    spec = SPEC.model_copy(update={"key": "k"})
+    client.submit(spec, tasks(4))
+    with pytest.raises(Refused, match="other items"):
+        client.submit(spec, tasks(count))
+    assert list(stub.runs) == ["r1"], "and what is there stays"
+    assert len(stub.runs["r1"]["tasks"]) == 4
 
 
 def test_submissions_without_a_key_are_different_runs(client: Client, stub: Any) -> None:

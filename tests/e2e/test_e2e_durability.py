@@ -221,7 +221,12 @@ def test_nothing_of_an_unsealed_run_starts_and_the_same_key_completes_it(
     daemon.client.cancel("cut")
     daemon.wait("cut")
     assert rows(daemon, "SELECT count(*), count(DISTINCT idx) FROM tasks WHERE run_id = 1") == [(12_000, 12_000)]
-    assert daemon.client.submit(spec, iter([])).tasks == 12_000
+    assert daemon.client.submit(spec, iter(tasks)).existing
+    with pytest.raises(Refused, match="12000 tasks, and 11999 were submitted now"):
+        daemon.client.submit(spec, iter(tasks[:-1]))
+    with pytest.raises(Refused, match="with 12000 tasks, and takes no more"):
+        daemon.client.submit(spec, iter([*tasks, tasks[0]]))
+    assert daemon.client.run("cut").tasks == 12_000
     daemon.stop()
 
 

@@ -245,7 +245,7 @@ def test_a_sealed_run_takes_no_more(battd: Daemon, http: httpx.Client) -> None:
     run = battd.submit("zoo.calm:nothing")
     answer = http.post(f"/v1/runs/{run}/tasks", json={"offset": 1, "tasks": [{"args": []}]})
     assert answer.status_code == 409
-    assert "sealed" in answer.json()["message"]
+    assert "takes no more" in answer.json()["message"]
     assert http.delete(f"/v1/runs/{run}").status_code == 409
     assert battd.wait(run).counts == {State.SUCCEEDED: 1}
 
@@ -274,13 +274,20 @@ def test_odd_arguments_are_refused_or_can_be_read_again(battd: Daemon, value: An
     assert battd.results(run)[0].args == [value]
 
 
-def test_a_key_that_was_used_gives_the_run_that_it_made(battd: Daemon, battctl: Battctl) -> None:
+def test_a_key_that_was_used_gives_the_run_that_it_made(battd: Daemon, battctl: Battctl, tmp_path: Path) -> None:
     run = battd.submit("zoo.calm:echo", [1, 2], key="once")
     before = row_counts(battd)
     words = ("--cwd", "/", "--name", battd.client.run(run).name, "--json")
-    again = battctl(battd, "submit", "zoo.calm:echo", "--args", "[3]", "--key", "once", *words)
+    (tmp_path / "items").write_text("1\n2\n")
+    again = battctl(battd, "submit", "zoo.calm:echo", "--items", str(tmp_path / "items"), "--key", "once", *words)
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout) == {"run": run, "tasks": 2, "existing": True}
+    fewer = battctl(battd, "submit", "zoo.calm:echo", "--args", "[1]", "--key", "once", *words)
+    assert fewer.returncode == 8
+    assert f"run {run} has 2 tasks, and 1 were submitted now" in fewer.stderr
+    items = battctl(battd, "submit", "zoo.calm:echo", "--args", "[3]", "--key", "once", *words)
+    assert items.returncode == 8
+    assert f"task 0 of run {run} is there already, and is another" in items.stderr
     other = battctl(battd, "submit", "zoo.calm:add", "--args", "[3]", "--key", "once", *words)
     assert other.returncode == 8
     assert f"the key 'once' belongs to run {run}, which was submitted with another function" in other.stderr

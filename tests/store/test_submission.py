@@ -105,7 +105,7 @@ def test_a_task_of_a_stage_that_is_not_there_is_refused_with_its_whole_chunk(des
 
 def test_a_sealed_run_takes_no_more_tasks(desk: Any) -> None:
     run_id = desk.run(1)
-    with pytest.raises(Refused, match="is sealed"):
+    with pytest.raises(Refused, match="takes no more"):
         desk.do(lambda tx: tx.add_tasks(run_id, 1, desk.chunk(1)))
     assert len(desk.tasks(run_id)) == 1
 
@@ -115,8 +115,19 @@ def test_sealing_twice_changes_nothing(desk: Any) -> None:
     row = desk.reader.run(run_id)
     desk.now_ms += 5000
     assert desk.do(lambda tx: tx.seal(run_id)) == values.Created(run_id, 1, sealed=True, existing=True)
+    assert desk.do(lambda tx: tx.seal(run_id, 1)) == values.Created(run_id, 1, sealed=True, existing=True)
     assert desk.reader.run(run_id) == row
     assert row.deadline_at_ms == row.sealed_at_ms + 60_000
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_a_seal_for_another_number_of_tasks_is_refused(desk: Any, sealed: bool) -> None:
+    run_id = desk.run(5) if sealed else desk.do(lambda tx: tx.create_run(desk.new())).id
+    if not sealed:
+        desk.do(lambda tx: tx.add_tasks(run_id, 0, desk.chunk(5)))
+    with pytest.raises(Refused, match=f"run r{run_id} has 5 tasks, and 4 were submitted now"):
+        desk.do(lambda tx: tx.seal(run_id, 4))
+    assert (desk.reader.run(run_id).sealed_at_ms is not None) == sealed
 
 
 def test_an_empty_run_has_ended_when_it_is_sealed(desk: Any) -> None:
@@ -224,7 +235,7 @@ def test_whoever_is_slower_with_the_same_submission_finds_it_sealed(desk: Any) -
     run_id = desk.run(5)
     there = desk.do(lambda tx: tx.add_tasks(run_id, 2, desk.chunk(3, first=2)))
     assert (there.tasks, there.sealed, there.existing) == (5, True, True)
-    with pytest.raises(Refused, match="takes no more tasks"):
+    with pytest.raises(Refused, match="with 5 tasks, and takes no more"):
         desk.do(lambda tx: tx.add_tasks(run_id, 2, desk.chunk(4, first=2)))
 
 
