@@ -14,6 +14,7 @@ from batt_supervisor.clock import Clock
 from batt_supervisor.errors import StoreUnavailable
 from batt_supervisor.store import trouble
 from batt_supervisor.store.operations import Operations
+from batt_supervisor.store.place import Place
 from batt_supervisor.store.protocol import Item, Operation
 
 T = TypeVar("T")
@@ -34,7 +35,7 @@ class Writer:
     """Runs operations in order, grouped into transactions.
 
     Args:
-        db: Its connection.
+        db: Its connection, which has opened the database's files by now.
         clock: Gives the wall time of rows.
 
     Attributes:
@@ -47,6 +48,7 @@ class Writer:
     def __init__(self, db: sqlite3.Connection, clock: Clock) -> None:
         self._db = db
         self._path = trouble.path_of(db)
+        self._place = Place(self._path)
         self._clock = clock
         self._queue: SimpleQueue[list[Item] | None] = SimpleQueue()
         self.on_commit: Callable[[set[int]], None] = lambda runs: None
@@ -126,13 +128,15 @@ class Writer:
                     break
                 stopping = items is None
             transaction.close()
+            self._place.check()
             self._db.execute("COMMIT")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, StoreUnavailable) as error:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             begun = pending or [future for _, future in first if future.set_running_or_notify_cancel()]
             for future in begun:
-                future.set_exception(trouble.told(error, self._path))
+                told = trouble.told(error, self._path) if isinstance(error, sqlite3.Error) else error
+                future.set_exception(told)
             return stopping
         for point in transaction.passed:
             self.on_point(_COMMITTED[point])

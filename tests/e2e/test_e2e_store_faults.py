@@ -351,6 +351,29 @@ def test_a_database_that_another_process_has_locked_is_a_hold_that_names_it(
     daemon.stop()
 
 
+@pytest.mark.parametrize("name", ["queue.db", "queue.db-wal"])
+def test_a_database_that_is_moved_away_is_a_hold_until_it_is_back(
+    new_battd: Callable[..., Daemon], tmp_path: Path, name: str
+) -> None:
+    daemon = new_battd().start()
+    work = Work(daemon, tmp_path)
+    file = daemon.state_dir / name
+    file.rename(tmp_path / "away")
+    work.let_go()
+    said = trouble(daemon, f"{file} is not there any more")
+    nothing_starts(daemon, work, said)
+    with pytest.raises(StoreUnavailable, match="is not there any more"):
+        daemon.submit("zoo.calm:nothing")
+    file.write_bytes(b"another")
+    trouble(daemon, f"{file} is another file than the one that battd has opened")
+    (tmp_path / "away").rename(file)
+    work.is_done()
+    well(daemon)
+    daemon.stop()
+    assert daemon.start().wait(work.run).counts == {State.SUCCEEDED: 8}
+    daemon.stop()
+
+
 def test_what_a_killed_battd_left_is_written_off_when_the_database_is_no_longer_locked(
     new_battd: Callable[..., Daemon], tmp_path: Path, lock: Callable[[Daemon], Locker]
 ) -> None:

@@ -336,3 +336,20 @@ def test_a_full_disk_refuses_keeps_what_was_acknowledged_and_works_again(small_d
     store.writer.stop()
     assert stopped.wait(GENEROUS_S)
     store.close()
+
+
+@pytest.mark.parametrize("end", ["", "-wal", "-shm"])
+def test_nothing_is_acknowledged_that_went_into_a_removed_file(writing: Any, end: str) -> None:
+    writing.start()
+    writing.writer.submit(note("kept")).result(GENEROUS_S)
+    file = Path(f"{writing.store.path}{end}")
+    away = file.with_name("away")
+    file.rename(away)
+    with pytest.raises(StoreUnavailable, match=f"{file.name} is not there any more; put it back"):
+        writing.writer.submit(note("refused")).result(GENEROUS_S)
+    file.touch()
+    with pytest.raises(StoreUnavailable, match=f"{file.name} is another file"):
+        writing.writer.submit(note("refused")).result(GENEROUS_S)
+    away.rename(file)
+    writing.writer.submit(note("and on")).result(GENEROUS_S)
+    assert names(writing.store) == ["and on", "kept"]
