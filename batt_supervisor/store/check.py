@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from batt_supervisor.core.lifecycle import OPEN, SETTLED
 from batt_supervisor.errors import StoreDamaged
-from batt_supervisor.store import trouble
+from batt_supervisor.store import events, trouble
 from batt_supervisor.store.snapshot import Snapshot, held
 
 SHOWN_MAX: Final = 100
@@ -28,7 +28,7 @@ class Fault:
     """Something that must not be.
 
     Attributes:
-        part: One of `database`, `rows`, `tallies`, `runs`, `tasks`, `results`, `logs`.
+        part: One of `database`, `rows`, `tallies`, `runs`, `tasks`, `results`, `logs`, `events`.
         told: A sentence.
     """
 
@@ -102,6 +102,7 @@ def check(database: Path, results: Path, logs: Path) -> Report:
             if report.sound:
                 report.runs, report.tasks = found.runs(), found.tasks()
                 _check_rows(found, note)
+                _check_events(found, note)
                 _check_results(found, results, in_results, report, note)
                 _check_logs(found, logs, in_logs, report, note)
     except StoreDamaged as error:
@@ -194,7 +195,46 @@ def _check_rows(found: Snapshot, note: _Notes) -> None:
         note.one("results", f"t{task} has succeeded, and has no result")
 
 
-def _of_whole(found: Snapshot, sql: str) -> Iterator[tuple[object, ...]]:
+def _check_events(found: Snapshot, note: _Notes) -> None:
+    """That the log has no event twice, and that each task's last one is about this task and says its state.
+
+    Both are read side by side in the order of events, whatever their number.
+    """
+    if not found.has("tasks", "event_seq"):
+        return
+    select = "SELECT event_seq, id, state FROM tasks WHERE event_seq IS NOT NULL AND run_id IN whole ORDER BY 1, 2"
+    tasks = _of_whole(found, select)
+    task = next(tasks, None)
+    before: int | None = None
+    for first, last, body in found.db.execute("SELECT first, last, body FROM events ORDER BY first"):
+        if before is not None and first <= before:
+            note.one("events", f"those from {first} on begin before the ones up to {before} have ended")
+        held = first - 1
+        for seq, count, about, state in events.spans(first, body):
+            held = seq + count - 1
+            while task is not None and task[0] <= held:
+                at, task_id, is_in = task
+                place = None if about is None else about + at - seq
+                if at < seq:
+                    # Retention removes the oldest events.
+                    if before is not None:
+                        note.one("events", f"{at}, the last one of t{task_id}, is not there")
+                elif (place, state) != (task_id, is_in):
+                    of = "no task" if place is None else f"t{place}"
+                    note.one("events", f"{at}, the last one of t{task_id}, which is {is_in}, says that {of} is {state}")
+                task = next(tasks, None)
+        if held != last:
+            note.one("events", f"those from {first} to {last} are said to be there, and there are {held - first + 1}")
+        before = last
+    newest: int = found.db.execute("SELECT event_seq FROM counters").fetchone()[0]
+    if before is not None and before > newest:
+        note.one("events", f"the last one is said to be {newest}, and there is {before}")
+    while task is not None and before is not None:
+        note.one("events", f"{task[0]}, the last one of t{task[1]}, is not there")
+        task = next(tasks, None)
+
+
+def _of_whole(found: Snapshot, sql: str) -> Iterator[tuple[Any, ...]]:
     """Rows of a query over `whole`: the runs that nobody is removing, which takes several transactions."""
     going = " AND NOT going" if found.has("runs", "going") else ""
     whole = f"SELECT id FROM runs WHERE (sealed_at_ms IS NOT NULL OR closing IS NULL){going}"

@@ -67,6 +67,20 @@ def story(db: sqlite3.Connection, task_id: int) -> list[EventRow]:
     return told[::-1]
 
 
+def spans(first: int, body: str) -> Iterator[tuple[int, int, int | None, str | None]]:
+    """A row's events as runs of consecutive ones: number and task of the first, how many, and the state they end in."""
+    seq = first
+    for entry in json.loads(body):
+        if entry[0] == CREATED:
+            task_id = entry[2]
+            for state, count in entry[3]:
+                yield seq, count, task_id, state
+                seq, task_id = seq + count, task_id + count
+        else:
+            yield seq, 1, entry[0], entry[5]
+            seq += 1
+
+
 def _of_row(first: int, at_ms: int, body: str, wanted: int, only: int | None) -> Iterator[EventRow]:
     """A row's events from the one numbered `wanted` on, of `only` one run where it is named."""
     seq = first

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -269,3 +270,53 @@ def test_a_file_that_is_written_after_the_files_were_listed_is_not_missed(
 
     monkeypatch.setattr(checking, "held", later)
     assert faults(state_dir) == []
+
+
+# The event log
+
+WRONG_EVENTS: list[tuple[str, str]] = [
+    (
+        "UPDATE tasks SET state = 'queued' WHERE id = 3",
+        "4, the last one of t3, which is queued, says that t3 is waiting",
+    ),
+    ("UPDATE tasks SET event_seq = 2 WHERE id = 2", "2, the last one of t2, which is queued, says that t1 is queued"),
+    ("UPDATE tasks SET event_seq = 99 WHERE id = 1", "99, the last one of t1, is not there"),
+    ("UPDATE tasks SET event_seq = 1 WHERE id = 1", "1, the last one of t1, which is succeeded, says that no task is "),
+    ("UPDATE events SET last = last + 2 WHERE first = 2", "those from 2 to 7 are said to be there, and there are 4"),
+    ("UPDATE events SET last = last + 2 WHERE first = 2", "those from 6 on begin before the ones up to 7 have ended"),
+    ("DELETE FROM events WHERE first = 2", "4, the last one of t3, is not there"),
+    ("UPDATE counters SET event_seq = event_seq - 1", "the last one is said to be "),
+]
+
+
+@pytest.fixture
+def logged(desk: Any, tmp_path: Path) -> Path:
+    """A store with a log of events: 1 'created', 2-5 tasks, 6 'sealed', and the life of t1."""
+    desk.run([2, 2])
+    desk.settle(desk.claim(1))
+    copy = tmp_path / "copy.db"
+    with closing(schema.connect(copy)) as db:
+        desk.db.backup(db)
+    return copy
+
+
+def events_of(database: Path) -> list[str]:
+    report = checking.check(database, database.parent / "results", database.parent / "logs")
+    return [fault.told for fault in report.faults if fault.part == "events"]
+
+
+@pytest.mark.parametrize(("harm", "told"), WRONG_EVENTS, ids=[told for _, told in WRONG_EVENTS])
+def test_an_event_log_that_contradicts_its_tasks_is_told(logged: Path, harm: str, told: str) -> None:
+    assert events_of(logged) == []
+    with closing(sqlite3.connect(logged)) as db:
+        db.executescript(harm)
+        assert db.total_changes > 0
+    assert [one for one in events_of(logged) if told in one], events_of(logged)
+
+
+def test_what_retention_has_removed_of_the_log_is_no_fault(logged: Path) -> None:
+    with closing(sqlite3.connect(logged)) as db:
+        for first in (1, 2, 6, 7, 8):
+            db.executescript(f"DELETE FROM events WHERE first = {first}")
+            assert events_of(logged) == []
+        assert not db.execute("SELECT count(*) FROM events").fetchone()[0]
