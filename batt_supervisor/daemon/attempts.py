@@ -1,4 +1,4 @@
-"""The attempts in hand: being claimed, claimed ahead, in a slot, or with their end on its way to the store."""
+"""The attempts in hand: being claimed, claimed ahead, or in a slot."""
 
 from __future__ import annotations
 
@@ -9,12 +9,9 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
-import structlog
-
 from batt_supervisor.clock import Now
 from batt_supervisor.config import Settings
 from batt_supervisor.core.admission import outstanding
-from batt_supervisor.core.lifecycle import State
 from batt_supervisor.core.model import NOTHING, Claim, Ending, Outcome, Space, WorkerId
 from batt_supervisor.core.world import AskStacks, Begin, Running, SlotView, Stop
 from batt_supervisor.daemon.attempt import Attempt, Settling
@@ -24,7 +21,7 @@ from batt_supervisor.daemon.gate import Gate
 from batt_supervisor.daemon.outbox import Outbox
 from batt_supervisor.daemon.pace import Pace
 from batt_supervisor.daemon.runs import OpenRuns
-from batt_supervisor.errors import StoreUnavailable
+from batt_supervisor.daemon.settlements import Settlements
 from batt_supervisor.pool.protocol import Exit, Pool
 from batt_supervisor.store import values
 
@@ -42,11 +39,9 @@ SAMPLE_S: Final = 0.1
 SAMPLE_SLOT_S: Final = 0.01
 """The same for each slot at work: a measurement takes 0.1 to 0.2 ms, so all of them together at most 2 % of a core."""
 
-log = structlog.get_logger("attempts")
-
 
 class Attempts:
-    """Starts, stops and settles attempts, as the plan orders.
+    """Starts and stops attempts, as the plan orders, and hands over their ends.
 
     Attributes:
         changed: A slot has come free for which nothing was claimed ahead, or claims run low: time to plan.
@@ -56,7 +51,14 @@ class Attempts:
     """
 
     def __init__(
-        self, pool: Pool, outbox: Outbox, runs: OpenRuns, settings: Settings, gate: Gate, point: Point = no_fault
+        self,
+        pool: Pool,
+        outbox: Outbox,
+        runs: OpenRuns,
+        ends: Settlements,
+        settings: Settings,
+        gate: Gate,
+        point: Point = no_fault,
     ) -> None:
         self.settings = settings
         self._point = point
@@ -68,10 +70,8 @@ class Attempts:
         self._pool, self._outbox, self._runs = pool, outbox, runs
         self._by_slot: dict[int, deque[Attempt]] = {}  # the first is the one its worker is at
         self._ahead: deque[Attempt] = deque()
-        self._settling: dict[Claim, Settling] = {}
         self._claims: list[Attempt] = []
-        self._ends: list[Settling] = []
-        self._kept: list[Settling] = []  # those that the store could not take; no more than were in hand when it failed
+        self._ends = ends
         self._gathered_s: float | None = None
         self._pace = Pace()
         self._aim = 0  # how many attempts the last plan could have claimed ahead
@@ -96,14 +96,14 @@ class Attempts:
 
     def runs_in_flight(self) -> set[int]:
         """Runs with an attempt in hand, or with an end that is not on disk yet."""
-        return {one.head.run_id for one in self} | {one.attempt.head.run_id for one in self._settling.values()}
+        return {one.head.run_id for one in self} | self._ends.runs()
 
     def waiting(self) -> bool:
         """Whether anything was claimed that waits for a slot."""
         return bool(self._ahead)
 
     def empty(self) -> bool:
-        return not (self._by_slot or self._ahead or self._settling)
+        return not (self._by_slot or self._ahead) and self._ends.empty()
 
     def ahead(self) -> dict[str, int]:
         """For each short kind, how many attempts may be claimed before a slot is free for them."""
@@ -169,14 +169,14 @@ class Attempts:
     def flush(self, now: Now) -> None:
         """Hand claims and ends to the writer: at once, or, while slots have short work in hand, a batch at a time."""
         if self._outbox.trouble:
-            self._kept += self._ends
-            self._ends = []
-        if not self._claims and not self._ends:
+            self._ends.hold_back()
+        waiting = len(self._claims) + self._ends.gathered
+        if not waiting:
             return
         if self._gathered_s is None:
             self._gathered_s = now.mono_s
         in_hand = sum(attempt.args is not None for attempt in self._ahead)
-        gathering = in_hand > self.settings.slots and len(self._claims) + len(self._ends) < GATHER_MAX
+        gathering = in_hand > self.settings.slots and waiting < GATHER_MAX
         if gathering and not self.draining and now.mono_s - self._gathered_s < GATHER_S:
             self.wake_s = min(self.wake_s, self._gathered_s + GATHER_S)
             return
@@ -184,9 +184,7 @@ class Attempts:
         if self._claims:
             self._write_claims(self._claims)
             self._claims = []
-        if self._ends:
-            self._write_ends(self._ends)
-            self._ends = []
+        self._ends.write()
 
     def _write_claims(self, claims: list[Attempt]) -> None:
         wanted = [values.Wanted(one.head.task_id, one.head.attempt, self._worker(one)) for one in claims]
@@ -306,7 +304,7 @@ class Attempts:
             ending = Ending(attempt.stop.outcome, attempt.stop.reason)
         else:
             ending = Ending(Outcome.LOST, why)
-        self._settle(Settling(attempt, ending, None))
+        self._ends.add(Settling(attempt, ending, None))
 
     def on_exit(self, seen: Exit, now: Now) -> bool:
         """A slot's attempt has ended; whether the slot may take another."""
@@ -353,7 +351,7 @@ class Attempts:
         if seen.report is None:
             self._drop_result(attempt.claim)
         place = values.Place(seen.worker, seen.log_from, seen.log_to) if seen.worker else None
-        self._settle(Settling(attempt, ending, place, spaced=not self.draining))
+        self._ends.add(Settling(attempt, ending, place, spaced=not self.draining))
 
     def _drop_result(self, claim: Claim) -> None:
         """Remove what an attempt without a report may have written of its result."""
@@ -365,69 +363,6 @@ class Attempts:
         """Whether more should be claimed ahead now."""
         return 2 * len(self._ahead) <= max(self._aim, 2 * self.settings.slots)
 
-    def settle_again(self) -> bool:
-        """Try those ends once more that the store could not take, all in one write; whether there are any."""
-        kept, self._kept = self._kept, []
-        if kept:
-            self._write_ends(kept)
-        return bool(kept)
-
     def unwritten(self) -> list[Claim]:
         """Attempts whose ends the store could not take, if nothing else is in hand and none of them on its way."""
-        all_kept = len(self._kept) == len(self._settling)
-        return list(self._settling) if all_kept and not self._by_slot and not self._ahead else []
-
-    def _settle(self, settling: Settling) -> None:
-        attempt, ending = settling.attempt, settling.ending
-        if ending.outcome is not Outcome.OK:
-            # What a task does to itself alone is its own story; battctl tells it.
-            tell = log.debug if ending.outcome is Outcome.EXCEPTION else log.info
-            tell(
-                "attempt ended badly",
-                task=f"t{attempt.claim.task_id}",
-                attempt=attempt.claim.attempt,
-                outcome=ending.outcome.value,
-                reason=ending.reason,
-                next=settling.verdict.event.value,
-            )
-        self._settling[attempt.claim] = settling
-        self._ends.append(settling)
-
-    def _write_ends(self, ends: list[Settling]) -> None:
-        written = [values.Settlement(one.attempt.claim, one.ending, one.verdict, one.place) for one in ends]
-
-        def done(states: dict[Claim, State], now: Now) -> None:
-            for settling in ends:
-                self._settled(settling, states.get(settling.attempt.claim), now)
-
-        def failed(error: Exception, now: Now) -> None:
-            for settling in ends:
-                if isinstance(error, StoreUnavailable):
-                    self._kept.append(settling)
-                elif len(ends) > 1:
-                    self._write_ends([settling])  # one of them cannot be written; the others can
-                else:
-                    self._unwritable(settling, error)
-
-        self._outbox.write(lambda tx: tx.settle(written), done, failed)
-
-    def _unwritable(self, settling: Settling, error: Exception) -> None:
-        """The store does not take this end, and never will: the attempt ends with that."""
-        log.error("an end cannot be written", task=f"t{settling.attempt.claim.task_id}", reason=str(error))
-        if settling.ending.outcome is Outcome.BAD_RESULT:
-            raise error  # not even this; there is nothing left to say
-        settling.ending = Ending(Outcome.BAD_RESULT, f"its end could not be written: {type(error).__name__}")
-        settling.place = None
-        self._write_ends([settling])
-
-    def _settled(self, settling: Settling, state: State | None, now: Now) -> None:
-        attempt = settling.attempt
-        del self._settling[attempt.claim]
-        if state is None:
-            log.warning("result dropped: the task moved on without this attempt", task=f"t{attempt.claim.task_id}")
-            self._runs.queued(attempt.head.run_id)
-        elif state is State.QUEUED:
-            self._runs.queued(attempt.head.run_id)
-        elif state is State.SCHEDULED:
-            # The row's own time was taken in the writer, a little earlier than this one.
-            self._runs.scheduled(now.wall_ms + round(settling.verdict.delay_s * 1000))
+        return self._ends.unwritten() if not self._by_slot and not self._ahead else []

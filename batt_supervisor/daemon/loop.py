@@ -37,6 +37,7 @@ from batt_supervisor.daemon.outbox import Inbox, Outbox
 from batt_supervisor.daemon.retention import Retention
 from batt_supervisor.daemon.room import SLOT_THREADS
 from batt_supervisor.daemon.runs import OpenRuns
+from batt_supervisor.daemon.settlements import Settlements
 from batt_supervisor.daemon.snapshot import WELL, Promise, Snapshot, store_hold
 from batt_supervisor.errors import StoreUnavailable
 from batt_supervisor.pool.protocol import Pool
@@ -96,7 +97,8 @@ class Loop:
         self._outbox = Outbox(store.writer, self._inbox, damaged)
         self._runs = OpenRuns(self._reader, self._outbox)
         self._point = point
-        self._attempts = Attempts(pool, self._outbox, self._runs, settings, gate, point)
+        self._ends = Settlements(self._outbox, self._runs)
+        self._attempts = Attempts(pool, self._outbox, self._runs, self._ends, settings, gate, point)
         self._holds: dict[int, Hold] = {}
         self._lines: dict[Line, Hold] = {}
         self._saving_s = 0.0
@@ -210,10 +212,10 @@ class Loop:
     def _tend(self, now: Now) -> None:
         """Read and write what is to be, or, while the store is in trouble, find out whether it still is."""
         if self._outbox.trouble and (self._outbox.damaged or not self._outbox.mended):
-            if self._outbox.is_due(now) and not self._write_left() and not self._attempts.settle_again():
+            if self._outbox.is_due(now) and not self._write_left() and not self._ends.write_kept():
                 self._outbox.probe(now)
             return
-        self._attempts.settle_again()  # what has ended while the others were written
+        self._ends.write_kept()  # what has ended while the others were written
         try:
             self._runs.catch_up()
             self._runs.tidy(now, self._attempts.runs_in_flight())
