@@ -13,7 +13,7 @@ import structlog
 
 from batt_supervisor.clock import Clock, Now
 from batt_supervisor.config import Settings
-from batt_supervisor.core.admission import Hold, Need
+from batt_supervisor.core.admission import Hold
 from batt_supervisor.core.model import NOTHING, Head, Outcome, Space
 from batt_supervisor.core.plan import plan, wake_at
 from batt_supervisor.core.world import (
@@ -39,6 +39,7 @@ from batt_supervisor.daemon.room import SLOT_THREADS
 from batt_supervisor.daemon.runs import OpenRuns
 from batt_supervisor.daemon.settlements import Settlements
 from batt_supervisor.daemon.snapshot import WELL, Promise, Snapshot, store_hold
+from batt_supervisor.daemon.width import Width
 from batt_supervisor.errors import StoreUnavailable
 from batt_supervisor.pool.protocol import Pool
 from batt_supervisor.store import values
@@ -54,12 +55,6 @@ PUBLISH_S: Final = 0.1
 
 NEAR_S: Final = 0.05
 """How often the machine is looked at while its memory is nearly used up."""
-
-WIDEN_S: Final = 2.0
-"""How often it is tried to build a slot more."""
-
-NARROW_S: Final = 0.3
-"""How long a slot that was given up may take to show in a reading."""
 
 SAVE_S: Final = 1.0
 """How often what was learned of kinds goes to the store."""
@@ -89,8 +84,7 @@ class Loop:
         folder: Path | None = None,
     ) -> None:
         self._settings = settings
-        self._built = slots or settings.slots
-        self._widened_s = float("-inf")
+        self._width = Width(pool, gate, settings, slots or settings.slots)
         self._pool, self._gate, self._clock = pool, gate, clock
         self._reader = store.reader()
         self._inbox = Inbox()
@@ -173,11 +167,9 @@ class Loop:
 
     def reload(self, settings: Settings) -> None:
         """The loop's own thread: go by these settings from the next tick on."""
-        if settings.slots != self._settings.slots:
-            self._built = settings.slots  # else what is missing is `_widen`'s
         self._settings = self._attempts.settings = self._gate.settings = settings
         now = self._clock.read()
-        self._pool.resize(self._built, now.mono_s)
+        self._width.reload(settings, now)
         self._attempts.changed = True
         if self._retention is not None:
             self._retention.change(settings.rules(), now)
@@ -258,10 +250,10 @@ class Loop:
         self._attempts.wake_s, self._planned_s = float("inf"), now.mono_s
         self._attempts.look(now)
         self._gate.look(self._runs.works, len(self._attempts.active()), self._pool.refusals(), now)
-        wanted = self._attempts.waiting() or self._runs.waiting() or self._built < self._settings.slots
+        wanted = self._attempts.waiting() or self._runs.waiting() or self._width.short
         with self._gate.turn(wanted):
-            self._widen(now)
-            self._attempts.width = min(self._built, self._gate.throttle.at_once)
+            self._width.widen(self._promises, now)
+            self._attempts.width = min(self._width.built, self._gate.throttle.at_once)
             for slot in self._pool.slots():
                 if slot.phase is SlotPhase.IDLE:
                     self._start_next(slot.id, now)
@@ -269,42 +261,18 @@ class Loop:
             self._holds.clear()
             self._lines.clear()
             held = []
-            for command in plan(world, replace(self._settings.policy(), width=self._built)):
+            for command in plan(world, replace(self._settings.policy(), width=self._width.built)):
                 self._carry_out(command, now)
                 if isinstance(command, Held):
                     held.append(command)
             self._gate.held(held, now)
-            self._narrow(held, now)
+            self._width.narrow(held, bool(self._attempts.active()), now)
             self._gate.note(self._promises, self._attempts.active(), bool(held), now)
         self._wake_s = wake_at(world)
         if self._gate.is_near() and world.running:
             self._wake_s = min(self._wake_s, now.mono_s + NEAR_S)
         if now.mono_s - self._published_s >= PUBLISH_S:
             self._publish(world)
-
-    def _widen(self, now: Now) -> None:
-        """Build a slot that there was no room for when battd was started, or that was given up."""
-        if self._built < self._settings.slots and now.mono_s - self._widened_s >= WIDEN_S and not self._gate.held_since:
-            self._widened_s = now.mono_s
-            most = max((need.space.threads for need in self._gate.needs().values()), default=0)
-            threads = max(most, self._settings.need_threads)
-            need = Need(Space(self._settings.need_memory, SLOT_THREADS + threads))
-            if self._gate.fits(need, self._promises(), 0, widening=True):
-                self._built += 1
-                log.info("one slot more", slots=self._built)
-                self._pool.resize(self._built, now.mono_s)
-
-    def _narrow(self, held: Sequence[Held], now: Now) -> None:
-        """Give up an idle slot for a task that is short of threads though nothing runs: each takes some of its own."""
-        nobody = not self._attempts.active() and not self._gate.others.running
-        if self._built == 1 or not nobody or now.mono_s - self._widened_s < NARROW_S:
-            return
-        short = next((one for one in held if one.hold.short == "threads"), None)
-        if short is not None:
-            self._widened_s = now.mono_s
-            self._built -= 1
-            log.info("one slot fewer", slots=self._built, reason=short.hold.reason)
-            self._pool.resize(self._built, now.mono_s)
 
     def _promises(self) -> Space:
         """What attempts have been promised, and what slots still take that are on their way."""
@@ -453,7 +421,7 @@ class Loop:
             changes=tuple(self._gate.changes),
             changed=self._gate.changed,
             evictions=self._gate.evictions,
-            built=self._built,
+            built=self._width.built,
             total=self._gate.free.total,
             ledger=self._gate.ledger.where or self._gate.ledger.why,
             draining=self._drain_until_s is not None,
