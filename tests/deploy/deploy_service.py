@@ -106,8 +106,12 @@ class Supervised:
     def end(self) -> None:
         """Leave nothing, whatever the test came to."""
         if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
+            self.process.terminate()  # a battd that is killed leaves its control groups to the next one
+            try:
+                self.process.wait(PATIENCE_S)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
         for pid in self._battd:
             with suppress(psutil.NoSuchProcess):
                 process = psutil.Process(pid)
