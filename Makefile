@@ -4,9 +4,11 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-# How many test files are run at once, and which are not.
+# How many test files are run at once, and which are not: those that overload the machine, or are about one that is.
 WORKERS ?= 2
-ALONE := tests/bench tests/chaos tests/deploy tests/e2e tests/headroom tests/pool
+ALONE := tests/bench tests/chaos tests/deploy tests/headroom tests/pool \
+	tests/e2e/test_e2e_headroom.py tests/e2e/test_e2e_kills.py tests/e2e/test_e2e_stories.py \
+	tests/e2e/test_e2e_stress.py tests/e2e/test_e2e_wall.py
 # Whatever is missing is installed, again whenever pyproject.toml is newer than these.
 TO_RUN := $(VENV)/ready-to-run
 TO_TEST := $(VENV)/ready-to-test
@@ -36,7 +38,7 @@ help:
 demo: $(TO_RUN)
 	@$(BIN)/python deploy/demo.py $(DEMO)
 
-# Several files at once, then those that start battds of their own or are about an overloaded machine, by themselves.
+# Several files at once, then the others by themselves.
 test: $(TO_TEST)
 ifneq ($(findstring tests/,$(TEST)),)
 	@$(BIN)/python -m pytest $(TEST)
