@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # How many test files are run at once, and which are not: those that overload the machine, or are about one that is.
 WORKERS ?= 2
-ALONE := tests/bench tests/chaos tests/deploy tests/headroom tests/pool \
+ALONE := tests/bench tests/chaos tests/headroom \
 	tests/e2e/test_e2e_headroom.py tests/e2e/test_e2e_kills.py tests/e2e/test_e2e_stories.py \
 	tests/e2e/test_e2e_stress.py tests/e2e/test_e2e_wall.py
 # Whatever is missing is installed, again whenever pyproject.toml is newer than these.
