@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shlex
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,6 +11,7 @@ from batt_supervisor.core.limits import Quiet, Sample, listen
 from batt_supervisor.core.model import Claim, Ending, Head, Space, Work
 from batt_supervisor.core.retry import Verdict, judge
 from batt_supervisor.core.world import Running, Stop
+from batt_supervisor.jsontext import loads
 from batt_supervisor.pool.protocol import Request
 from batt_supervisor.store import values
 
@@ -115,7 +115,7 @@ class Attempt:
 
     def request(self) -> Request:
         """What its slot is given; `worker.entry` understands the body."""
-        args: Any = json.loads(self.args or "[]")
+        args: Any = loads(self.args or "[]")
         work, claim = self.work, self.claim
         body: dict[str, Any] = {"task": claim.task_id, "attempt": claim.attempt}
         if work.allow_children:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from typing import Any, Final
 
 from batt_supervisor.core.model import Outcome
+from batt_supervisor.jsontext import loads
 from worker.fresh import Stamp
 
 OUTCOMES: Final = frozenset(
@@ -117,7 +117,7 @@ def _stamp(told: object) -> Stamp:
 
 def _loads(data: bytes) -> Any:
     try:
-        return json.loads(data.decode())
+        return loads(data)
     except RecursionError as error:
         raise ValueError("it is nested deeper than anything that a worker says") from error
 

@@ -7,7 +7,6 @@ only put an event into the inbox.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -19,6 +18,7 @@ from batt_supervisor.core.limits import Sample
 from batt_supervisor.core.model import Room
 from batt_supervisor.core.world import SlotPhase, SlotView
 from batt_supervisor.errors import SlotBroken
+from batt_supervisor.jsontext import dumps
 from batt_supervisor.pool import kill
 from batt_supervisor.pool.inbox import Answered, Inbox, Launched
 from batt_supervisor.pool.inflight import InFlight
@@ -293,7 +293,7 @@ class Slot:
             OSError: A file for it cannot be written; that is not the slot's fault.
         """
         assert self.process is not None
-        frame = json.dumps({"to": self.process.number, "items": items}, separators=(",", ":")).encode()
+        frame = dumps({"to": self.process.number, "items": items}).encode()
         if len(frame) > FRAME_MAX:
             frame = self._spilled(frame)
         self._request = number

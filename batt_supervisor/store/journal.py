@@ -8,11 +8,12 @@ would cost every short task more than the rest of its end does.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Final
+
+from batt_supervisor.jsontext import dumps
 
 CREATED: Final = "created"
 """First word of an entry for tasks that were created together: [CREATED, run, first task, [[state, how many], ...]].
@@ -20,9 +21,6 @@ CREATED: Final = "created"
 Every other entry is [task, run, attempt, event, from, to, outcome, reason, number of the task's event before], with
 nulls where it is about a whole run or about the service.
 """
-
-
-_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class Journal:
@@ -83,6 +81,6 @@ class Journal:
         assert self._before is not None
         self._db.execute(
             "INSERT INTO events (first, last, at_ms, body) VALUES (?, ?, ?, ?)",
-            (self._before + 1, self._last, now_ms, _encode(self._entries)),
+            (self._before + 1, self._last, now_ms, dumps(self._entries)),
         )
         self._db.execute("UPDATE counters SET event_seq = ?", (self._last,))
