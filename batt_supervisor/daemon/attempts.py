@@ -28,7 +28,7 @@ from batt_supervisor.store import values
 GATHER_S: Final = 0.003
 """How long claims and ends of short attempts are gathered into one write while slots have work in hand."""
 
-GATHER_MAX: Final = 64
+GATHER_MAX: Final = 128
 
 PACK_PATIENCE_S: Final = 0.05
 """How long the current attempt of a pack may take before those behind it are given to other workers."""

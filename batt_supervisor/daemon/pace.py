@@ -20,7 +20,7 @@ SHORT_S: Final = 0.02
 AHEAD_S: Final = 0.01
 """How much work of a short kind is claimed ahead for each slot: what it does while a batch of claims is written."""
 
-AHEAD_MAX: Final = 64
+AHEAD_MAX: Final = 128
 """Most attempts that are claimed ahead for each slot; they are what a kill of battd loses beside those that run."""
 
 TINY_S: Final = 0.002

@@ -21,6 +21,9 @@ from batt_supervisor.store.rows import RunRow, StageRow
 WINDOW: Final = 64
 """Queued tasks of a run that are kept in memory, without their arguments."""
 
+END: Final = 2**62
+"""Behind the place of every task."""
+
 SUBMISSION_TTL_MS: Final = 3_600_000
 """A submission nobody has gone on with for so long is given up."""
 
@@ -37,7 +40,9 @@ class OpenRun:
         queue: The first queued tasks of each of its stages.
         dirty: The store may have queued tasks that are not in `queue`.
         fresh: Some have been queued since it was read last.
-        more: Stages that had more queued then than were read.
+        more: Stages that may have more queued than were read.
+        behind: For each stage, the place in the run of the last one that was read. What is queued up to there is in
+            `queue`, or taken, unless it is `fresh`.
         touched: The store has changed something of it since it was last tidied.
         busy: An operation that closes or releases some of its tasks is on its way to the writer.
         asked: That it is to be closed is on its way there.
@@ -49,6 +54,7 @@ class OpenRun:
     dirty: bool = True
     fresh: bool = False
     more: set[int] = field(default_factory=set)
+    behind: dict[int, int] = field(default_factory=dict)
     touched: bool = True
     busy: bool = False
     asked: bool = False
@@ -58,13 +64,22 @@ class OpenRun:
         return RunView(self.row.id, self.row.deadline_at_ms, self.row.closing)
 
     def refill(self, reader: Reads, taken: Container[int]) -> None:
-        """Read the front of the queue again, where it has run empty; `taken` are tasks being claimed just now."""
+        """Read on in the queue where it has run empty, from its front where something is `fresh`.
+
+        Args:
+            taken: Tasks being claimed just now. There can be more of them than are read at once, and until their claims
+                are on disk they stand at the front.
+        """
         if not self.dirty or self.row.closing or not self._wants_more():
             return
-        heads = reader.heads(self.row.id, WINDOW)
-        self.dirty, self.fresh = len(heads) >= WINDOW, False
-        self.more = {head.stage for head in heads} if self.dirty else set()
-        self.queue = deque(head for head in heads if head.task_id not in taken)
+        before, kept = ({}, []) if self.fresh else (self.behind, list(self.queue))
+        heads = reader.heads(self.row.id, WINDOW, {**before, **{head.stage: END for head in kept}})
+        self.fresh = False
+        self.behind = {**before, **{head.stage: head.index for head in heads}}
+        self.more = {head.stage for head in (*kept, *heads)}
+        self.dirty = bool(self.more)
+        kept += [head for head in heads if head.task_id not in taken]
+        self.queue = deque(sorted(kept, key=lambda head: head.index))
 
     def _wants_more(self) -> bool:
         """Whether a stage may have queued tasks and none of them is in hand: those of another may be held for long."""
@@ -198,7 +213,7 @@ class OpenRuns:
         if known is None:
             self._adopt(row)
             return
-        known.row, known.dirty, known.touched = row, True, True
+        known.row, known.dirty, known.fresh, known.touched = row, True, True, True
         if row.closing:
             known.queue.clear()
 

@@ -6,7 +6,7 @@ readers, each used by one thread. Everything that is written has been committed 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
@@ -151,8 +151,12 @@ class Reads(Protocol):
     def totals(self) -> list[TallyRow]:
         """Tallies over all runs that have been sealed."""
 
-    def heads(self, run_id: int, limit: int) -> list[Head]:
-        """The first queued tasks of each stage of a run, all in order of submission."""
+    def heads(self, run_id: int, limit: int, behind: Mapping[int, int] | None = None) -> list[Head]:
+        """The first queued tasks of each stage of a run, all in order of submission.
+
+        Args:
+            behind: For stages by number, the place in the run behind which to look; of the others, from the first on.
+        """
 
     def history(self, task_id: int) -> Tries:
         """What a task has behind it; nothing for one that is not there."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ from batt_supervisor.core.lifecycle import State
 from batt_supervisor.core.model import Claim, Head, Limits, LiveAttempt, Room, Tries, Work, WorkerId
 from batt_supervisor.core.needs import Learned
 from batt_supervisor.core.world import Closing
+from batt_supervisor.jsontext import dumps
 from batt_supervisor.store import events, holdings, tries, trouble
 from batt_supervisor.store.rows import (
     Age,
@@ -142,8 +143,11 @@ class Reader:
 
     # The queue
 
-    def heads(self, run_id: int, limit: int) -> list[Head]:
+    def heads(self, run_id: int, limit: int, behind: Mapping[int, int] | None = None) -> list[Head]:
         """The first queued tasks of each stage of a run, all in order of submission.
+
+        Args:
+            behind: For stages by number, the place in the run behind which to look; of the others, from the first on.
 
         Where many stages have queued tasks, fewer of each: at most `HEADS_MAX` in all, and at least one.
         """
@@ -156,8 +160,9 @@ class Reader:
         rows = self._all(
             f"SELECT t.id, t.stage, t.attempt, t.moved_at_ms, t.idx, {tries.COLUMNS} FROM tallies y "
             "CROSS JOIN tasks t ON t.id IN (SELECT q.id FROM tasks q WHERE q.run_id = y.run_id AND q.stage = y.stage "
-            f"AND q.state = 'queued' ORDER BY q.idx LIMIT ?) WHERE {queued} ORDER BY t.idx",
-            (min(limit, max(1, HEADS_MAX // stages)), run_id),
+            f"AND q.state = 'queued' AND q.idx > coalesce(? ->> ('$.' || y.stage), -1) ORDER BY q.idx LIMIT ?) "
+            f"WHERE {queued} ORDER BY t.idx",
+            (dumps(behind or {}), min(limit, max(1, HEADS_MAX // stages)), run_id),
         )
         return [Head(row[0], run_id, row[1], row[2], tries.of_row(row[5:]), row[3], row[4]) for row in rows]
 

@@ -85,6 +85,13 @@ def test_heads_are_the_first_of_each_stage(desk: Any) -> None:
     assert desk.reader.heads(run_id + 1, 3) == []
 
 
+def test_heads_are_those_behind_a_place_of_each_stage(desk: Any) -> None:
+    run_id = sealed(desk, [4, 0, 2, 4])
+    found = desk.reader.heads(run_id, 2, {0: 1, 3: 8, 7: 0})
+    assert [(head.index, head.stage) for head in found] == [(2, 0), (3, 0), (4, 2), (5, 2), (9, 3)]
+    assert desk.reader.heads(run_id, 2, {0: 3, 2: 5, 3: 9}) == []
+
+
 def test_heads_come_in_order_of_submission_where_stages_alternate(desk: Any) -> None:
     run_id = sealed(desk, [2, 2], mixed=True)
     assert [(head.index, head.stage) for head in desk.reader.heads(run_id, 9)] == [(0, 0), (1, 1), (2, 0), (3, 1)]
@@ -105,7 +112,7 @@ def test_heads_are_found_in_the_index_and_not_by_looking_at_every_task(desk: Any
     desk.reader.heads(run_id, 64)
     desk.reader._db.set_trace_callback(None)
     steps = [row[3] for sql in asked for row in desk.db.execute(f"EXPLAIN QUERY PLAN {sql}")]
-    assert "SEARCH q USING INDEX tasks_queued (run_id=? AND stage=?)" in steps
+    assert "SEARCH q USING INDEX tasks_queued (run_id=? AND stage=? AND idx>?)" in steps
     assert "SEARCH t USING INTEGER PRIMARY KEY (rowid=?)" in steps
     assert [step for step in steps if step.startswith("SCAN")] == []
 
