@@ -8,6 +8,9 @@ from pathlib import Path
 
 SOCKET_NAME = "battd.sock"
 
+RESTORING = ".restore-"
+"""How folders begin in which a backup is unpacked, in the state directory that it is restored into."""
+
 
 def default_state_dir(environ: Mapping[str, str]) -> Path:
     """The state directory: BATT_STATE_DIR, else the usual place for this user. Nothing is created.

@@ -17,6 +17,7 @@ from typing import Any, Final
 from batt_supervisor import __version__
 from batt_supervisor.config import Settings, load
 from batt_supervisor.errors import BackupFailed, BadConfiguration, BadInput, StateDirHeld, StateDirUnusable
+from batt_supervisor.paths import RESTORING
 from batt_supervisor.store import archive, backup, check
 from batt_supervisor.store.check import Report
 
@@ -84,7 +85,7 @@ def restore(path: Path, state_dir: Path, *, told: Told) -> Restored:
         StateDirHeld: A battd has begun to serve the directory just then.
         BackupFailed: It cannot be written there.
     """
-    with _new(state_dir), tempfile.TemporaryDirectory(prefix=".restore-", dir=state_dir) as folder:
+    with _new(state_dir), tempfile.TemporaryDirectory(prefix=RESTORING, dir=state_dir) as folder:
         staged = Path(folder)
         manifest = archive.unpack(path, staged, lambda done, of: told("files", done, of))
         report = check.check(staged / archive.DATABASE, staged / "results", staged / "logs")
@@ -94,7 +95,7 @@ def restore(path: Path, state_dir: Path, *, told: Told) -> Restored:
         backup.leap(staged / archive.DATABASE)
         with _to_be_written(state_dir):
             _give(staged, state_dir)
-            # The database comes last: without it, there is nothing that could be served.
+            # The database comes last: battd serves no directory that it is still unpacked in.
             for name in (*archive.FOLDERS, archive.DATABASE):
                 (staged / name).rename(state_dir / name)
             archive.sync_folder(state_dir)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from batt_supervisor.errors import StateDirHeld, StateDirUnusable
+from batt_supervisor.paths import RESTORING
 
 ROOM_BYTES: Final = 256 * 2**20
 """Free space below which a disk may be too full to start."""
@@ -56,7 +57,8 @@ def hold(path: Path, socket: Path) -> StateDir:
 
     Raises:
         StateDirHeld: Another battd has it; says which.
-        StateDirUnusable: It cannot be made or written, or belongs to somebody else.
+        StateDirUnusable: It cannot be made or written, or belongs to somebody else; or a restore into it has not come
+            to its end.
     """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -76,6 +78,12 @@ def hold(path: Path, socket: Path) -> StateDir:
         text = lock.read()
         lock.close()
         raise StateDirHeld(f"the state directory {path} is served by another battd{_holder(text)}") from error
+    if any(any(folder.iterdir()) for folder in path.glob(f"{RESTORING}*")):
+        lock.close()
+        raise StateDirUnusable(
+            f"the restore into {path} was interrupted, so that something may be missing there: remove the directory "
+            "and restore again"
+        )
     try:
         # Before anything is written: a result that did not fit on the disk is what may have filled it. Where there is
         # room nobody waits for a look at what may be a million files; `daemon.orphans` comes to them.

@@ -7,7 +7,10 @@ import io
 import json
 import os
 import shutil
+import signal
 import sqlite3
+import subprocess
+import sys
 import tarfile
 from contextlib import closing
 from pathlib import Path
@@ -15,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from batt_supervisor.errors import BadInput, SchemaTooNew, StateDirHeld, StoreUnavailable
+from batt_supervisor.daemon.statedir import hold
+from batt_supervisor.errors import BadInput, SchemaTooNew, StateDirHeld, StateDirUnusable, StoreUnavailable
 from batt_supervisor.store import Store, archive, backup, schema
 from batt_supervisor.upkeep import back_up, check_store, restore
 
@@ -254,6 +258,40 @@ def test_what_a_battd_has_begun_to_serve_is_left_alone(
         with pytest.raises(StateDirHeld):
             restore(made, tmp_path / "new", told=nobody)
     assert (tmp_path / "new" / "results").is_dir()
+
+
+KILLED_AT_A_RENAME = """
+import os, sys
+from pathlib import Path
+from batt_supervisor.upkeep import restore
+
+left, rename = int(sys.argv[3]), Path.rename
+
+def counted(self, target):
+    global left
+    if not left:
+        os.kill(os.getpid(), 9)
+    left -= 1
+    return rename(self, target)
+
+Path.rename = counted
+restore(Path(sys.argv[1]), Path(sys.argv[2]), told=lambda *told: None)
+"""
+
+
+@pytest.mark.parametrize("renames", [0, 1, 2])
+def test_no_battd_serves_what_a_killed_restore_has_left(made: Path, tmp_path: Path, renames: int) -> None:
+    new = tmp_path / "new"
+    done = subprocess.run([sys.executable, "-c", KILLED_AT_A_RENAME, made, new, str(renames)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    with pytest.raises(StateDirUnusable, match="was interrupted"):
+        hold(new, new / "battd.sock")
+    with pytest.raises(BadInput, match="not empty"):
+        restore(made, new, told=nobody)
+    shutil.rmtree(new)
+    restore(made, new, told=nobody)
+    hold(new, new / "battd.sock").close()
+    assert check_store(new).sound
 
 
 def bent(made: Path, change: Any) -> Path:
