@@ -23,7 +23,7 @@ from batt_supervisor.core.recovery import recover
 from batt_supervisor.core.retry import judge
 from batt_supervisor.core.world import Closing
 from batt_supervisor.errors import Refused
-from batt_supervisor.store import moves, submit, values
+from batt_supervisor.store import moves, prune, submit, values
 
 S = State
 BOTH = [S.FAILED, S.CANCELLED]
@@ -282,6 +282,47 @@ class Moves(RuleBasedStateMachine):
         for one in waiting:
             self.move(one, Event.RELEASE)
 
+    @rule(data=st.data())
+    def remove(self, data: st.DataObject) -> None:
+        """A run that has ended is gone for everybody with the first word, and its rows soon after."""
+        if not self.runs:
+            return
+        run_id = data.draw(st.sampled_from(sorted(self.runs)))
+        run, desk = self.runs[run_id], self.desk
+        if not run.sealed or any(self.tasks[task_id].state not in SETTLED for task_id in run.tasks):
+            with pytest.raises(Refused, match="has not ended"):
+                desk.do(lambda tx: tx.remove_run(run_id, "asked"))
+            with pytest.raises(Refused, match="is not going"):
+                desk.do(lambda tx: tx.remove_some(run_id))
+            return
+        assert desk.do(lambda tx: tx.remove_run(run_id, "asked"))
+        assert not desk.do(lambda tx: tx.remove_run(run_id, "asked"))
+        tasks = 0
+        while True:
+            assert self.desk.reader.run(run_id) is None
+            assert run_id in self.desk.reader.going()
+            with pytest.raises(Refused):
+                self.desk.do(lambda tx: tx.retry_some(run_id, None, BOTH))
+            removed = self.desk.do(lambda tx: tx.remove_some(run_id))
+            tasks += removed.tasks
+            if removed.done:
+                break
+        assert tasks == len(run.tasks)
+        assert run_id not in self.desk.reader.going()
+        del self.runs[run_id]
+        for task_id in run.tasks:
+            del self.tasks[task_id]
+            self.settled = [one for one in self.settled if one != task_id]
+
+    @rule(data=st.data())
+    def forget(self, data: st.DataObject) -> None:
+        """The front of the event log goes, whatever it is about."""
+        span = self.desk.reader.events_kept()
+        up_to = data.draw(st.integers(0, span.last))
+        while self.desk.do(lambda tx: tx.forget_events(up_to)):
+            pass
+        assert self.desk.reader.events_kept().last == span.last
+
     @rule()
     def restart(self) -> None:
         """battd goes away and comes back: what ran is written off."""
@@ -316,8 +357,11 @@ class Moves(RuleBasedStateMachine):
 
 @pytest.fixture(autouse=True)
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A submission that is given up goes a task or two at a time."""
+    """What is removed goes a task or two at a time."""
     monkeypatch.setattr(submit, "DISCARD_ROWS", 2)
+    monkeypatch.setattr(prune, "TASKS_MAX", 2)
+    monkeypatch.setattr(prune, "TASKS_AT_ONCE", 1)
+    monkeypatch.setattr(prune, "EVENT_ROWS_AT_ONCE", 1)
 
 
 def drive(make_desk: Any, examples: int, *, crashes: bool) -> type[Moves]:
