@@ -227,6 +227,7 @@ class Loop:
         """Before the first tick: the store does not work, and these ends of an earlier battd's attempts come first."""
         self._left = left
         self._outbox.failed(error, self._clock.read())
+        self.snapshot = replace(self.snapshot, store=self._outbox.trouble)  # the api serves before the first tick
 
     def _write_left(self) -> bool:
         """Write off what an earlier battd has left, if that could not be done at the start; whether there is any."""
