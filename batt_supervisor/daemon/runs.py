@@ -293,7 +293,8 @@ class OpenRuns:
         run_id, run.busy, run.touched = run.row.id, True, False
 
         def done(count: int, now: Now) -> None:
-            run.busy, run.dirty, run.fresh, run.touched = False, True, True, count > 0
+            run.busy, run.dirty, run.fresh = False, True, True
+            run.touched = run.touched or count > 0  # others may have moved its tasks in the meantime
             self.changed = True
             if not count:
                 self._over.add(run_id)

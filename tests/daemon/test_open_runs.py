@@ -13,9 +13,11 @@ from batt_supervisor.clock import Now
 from batt_supervisor.core.lifecycle import Event, State
 from batt_supervisor.core.model import Claim, Ending, Head, Limits, Outcome, Room, Tries, Work
 from batt_supervisor.core.retry import Verdict
+from batt_supervisor.core.world import Closing
 from batt_supervisor.daemon.outbox import Inbox, Outbox
 from batt_supervisor.daemon.runs import WINDOW, OpenRuns
 from batt_supervisor.store import Store, values
+from batt_supervisor.testing import eventually
 
 NOW = Now(0.0, 0)
 
@@ -37,7 +39,9 @@ class Queue:
         tasks = [values.NewTask(stage, "[]") for stage, count in enumerate(stages) for _ in range(count)]
         self.write(lambda tx: tx.add_tasks(self.run_id, 0, tasks))
         self.write(lambda tx: tx.seal(self.run_id))
-        self.runs = OpenRuns(self.reader, Outbox(self.store.writer, self.inbox))
+        self.outbox = Outbox(self.store.writer, self.inbox)
+        self.runs = OpenRuns(self.reader, self.outbox)
+        self.store.writer.on_commit = self.runs.touched
         self.runs.catch_up()
         self.taken: dict[int, Head] = {}
 
@@ -58,6 +62,14 @@ class Queue:
         """The claims of all that were taken are written."""
         wanted = [values.Wanted(head.task_id, head.attempt, None) for head in self.taken.values()]
         self.write(lambda tx: tx.claim(wanted))
+
+    def round(self) -> None:
+        """What the loop does in each of its own."""
+        self.inbox.read(NOW)
+        self.runs.catch_up()
+        self.runs.tidy(NOW, set())
+        self.heads()
+        self.outbox.flush()
 
     def close(self) -> None:
         self.store.writer.stop()
@@ -149,3 +161,26 @@ def test_however_many_stages_there_are_all_of_each_is_seen(make_queue: Any) -> N
         queue.take(ready)
     assert seen == list(range(99, 99 + 3 * WINDOW))
     assert [head.stage for head in queue.heads()] == list(range(99))
+
+
+def test_a_task_that_is_queued_again_beside_the_closing_of_its_run_is_cancelled_as_well(make_queue: Any) -> None:
+    """Its end is written in the same transaction as the step that found nothing left to cancel."""
+    queue = make_queue(1)
+    queue.take(queue.heads())
+    queue.claim()
+    (task,) = queue.taken
+    queue.taken.clear()
+    queue.write(lambda tx: tx.ask_close(queue.run_id, Closing.CANCEL))
+    queue.runs.read(queue.run_id)
+    queue.runs.catch_up()
+    queue.runs.tidy(NOW, {queue.run_id})
+    again = values.Settlement(Claim(task, 1), Ending(Outcome.LOST), Verdict(Event.AGAIN, Tries()))
+    queue.outbox.write(lambda tx: tx.settle([again]), lambda states, now: queue.runs.queued(queue.run_id))
+    queue.outbox.flush()
+
+    def ended() -> bool:
+        queue.round()
+        return queue.reader.run(queue.run_id).ended_at_ms is not None
+
+    eventually("the run ends", ended)
+    assert queue.reader.task(task).state is State.CANCELLED
