@@ -276,9 +276,11 @@ def _run_routes(app: FastAPI, service: Service) -> None:
         if state is not None and state not in (State.FAILED, State.CANCELLED):
             raise BadInput(f"state: only failed and cancelled tasks can be retried, not {state} ones")
         total = 0
-        while count := await service.write(lambda tx: tx.retry_some(row.id, None, states)):
-            total += count
-        service.run_changed(row.id)
+        try:
+            while count := await service.write(lambda tx: tx.retry_some(row.id, None, states)):
+                total += count
+        finally:  # some may be queued again by now, whatever has become of the others
+            service.run_changed(row.id)
         return Changed(run=run_name(row.id), tasks=total)
 
 

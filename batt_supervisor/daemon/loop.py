@@ -219,6 +219,7 @@ class Loop:
             self._outbox.failed(error, now)
             return
         if self._outbox.well(now):
+            self._runs.read_all()  # what was written for others, and could not be told them, is on disk all the same
             self._attempts.changed = True
         self.clockwatch.tend()
         self._save_needs(now)

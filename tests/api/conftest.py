@@ -26,7 +26,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Asked]]:
         service = Service(
             store=store,
             settings=lambda: settings,
-            run_changed=lambda run_id: None,
+            run_changed=given.pop("run_changed", lambda run_id: None),
             stop_asked=lambda task_id: None,
             describe=lambda: None,  # type: ignore[arg-type,return-value]
             holds=dict,
