@@ -108,14 +108,15 @@ class Writer:
         """Run one transaction; whether a stop was met."""
         stopping = False
         answers: list[tuple[Future[object], object, Exception | None]] = []
-        pending: list[Future[object]] = []
+        pending: list[Future[object]] | None = None
         try:
             self._db.execute("BEGIN IMMEDIATE")
             transaction = Operations(self._db, self._clock.read().wall_ms, self.on_point)
             until = time.monotonic() + GROUP_S
             items: list[Item] | None = first
+            pending = []
             while items is not None:
-                # A caller that has gone away (its connection was closed) wants nothing done.
+                # A caller that was cancelled wants nothing done.
                 wanted = [(operation, future) for operation, future in items if future.set_running_or_notify_cancel()]
                 pending += [future for _, future in wanted]
                 for operation, future in wanted:
@@ -133,9 +134,10 @@ class Writer:
         except (sqlite3.Error, StoreUnavailable) as error:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
-            begun = pending or [future for _, future in first if future.set_running_or_notify_cancel()]
-            for future in begun:
-                told = trouble.told(error, self._path) if isinstance(error, sqlite3.Error) else error
+            if pending is None:
+                pending = [future for _, future in first if future.set_running_or_notify_cancel()]
+            for future in pending:  # each raises one of its own
+                told = trouble.told(error, self._path) if isinstance(error, sqlite3.Error) else type(error)(str(error))
                 future.set_exception(told)
             return stopping
         for point in transaction.passed:

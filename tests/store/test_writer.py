@@ -338,6 +338,20 @@ def test_a_full_disk_refuses_keeps_what_was_acknowledged_and_works_again(small_d
     store.close()
 
 
+def test_it_outlives_a_removed_file_when_nobody_waits_for_the_write(writing: Any) -> None:
+    gone: Future[Any] = Future()
+    gone.cancel()
+    file = Path(writing.store.path)
+    file.rename(file.with_name("away"))
+    writing.writer.submit_all([(note("of nobody"), gone)])
+    writing.start()
+    with pytest.raises(StoreUnavailable, match="is not there"):
+        writing.writer.submit(note("refused")).result(GENEROUS_S)
+    file.with_name("away").rename(file)
+    writing.writer.submit(note("and on")).result(GENEROUS_S)
+    assert names(writing.store) == ["and on"]
+
+
 @pytest.mark.parametrize("end", ["", "-wal", "-shm"])
 def test_nothing_is_acknowledged_that_went_into_a_removed_file(writing: Any, end: str) -> None:
     writing.start()
