@@ -210,7 +210,15 @@ def _check_events(found: Snapshot, note: _Notes) -> None:
         if before is not None and first <= before:
             note.one("events", f"those from {first} on begin before the ones up to {before} have ended")
         held = first - 1
-        for seq, count, about, state in events.spans(first, body):
+        try:
+            spans = list(events.spans(first, body))
+        except (ValueError, TypeError, LookupError):
+            note.one("events", f"those from {first} to {last} cannot be read")
+            while task is not None and task[0] <= last:
+                task = next(tasks, None)
+            before = last
+            continue
+        for seq, count, about, state in spans:
             held = seq + count - 1
             while task is not None and task[0] <= held:
                 at, task_id, is_in = task

@@ -274,6 +274,10 @@ def test_a_file_that_is_written_after_the_files_were_listed_is_not_missed(
 
 # The event log
 
+TORN = (
+    "nonsense", "[[1]]", "[5]", '{"a":1}', '[["created",1,1,[["queued"]]]]', '[["created",1,1,[["queued","x"]]]]',
+)  # fmt: skip
+
 WRONG_EVENTS: list[tuple[str, str]] = [
     (
         "UPDATE tasks SET state = 'queued' WHERE id = 3",
@@ -286,6 +290,7 @@ WRONG_EVENTS: list[tuple[str, str]] = [
     ("UPDATE events SET last = last + 2 WHERE first = 2", "those from 6 on begin before the ones up to 7 have ended"),
     ("DELETE FROM events WHERE first = 2", "4, the last one of t3, is not there"),
     ("UPDATE counters SET event_seq = event_seq - 1", "the last one is said to be "),
+    *((f"UPDATE events SET body = '{body}' WHERE first = 2", "those from 2 to 5 cannot be read") for body in TORN),
 ]
 
 
@@ -305,7 +310,7 @@ def events_of(database: Path) -> list[str]:
     return [fault.told for fault in report.faults if fault.part == "events"]
 
 
-@pytest.mark.parametrize(("harm", "told"), WRONG_EVENTS, ids=[told for _, told in WRONG_EVENTS])
+@pytest.mark.parametrize(("harm", "told"), WRONG_EVENTS, ids=[harm for harm, _ in WRONG_EVENTS])
 def test_an_event_log_that_contradicts_its_tasks_is_told(logged: Path, harm: str, told: str) -> None:
     assert events_of(logged) == []
     with closing(sqlite3.connect(logged)) as db:
