@@ -232,6 +232,9 @@ class Client:
                 self._insist("POST", _path("/v1/runs", created.run, "tasks"), body, meanwhile=chunks.prepare)
             sealed = self._seal(created.run, chunks.tasks)
         except Unreachable as error:
+            if created.sealed:
+                unknown = f"run {created.run} is complete; whether it has the same tasks is not known"
+                raise Unreachable(f"{error} ({unknown})") from error
             same = f"the key {spec.key!r}" if named is None else f"the name {named!r}"
             again = f"; submit again with {same} to go on with it" if given_key else ""
             raise Unreachable(f"{error} (run {created.run} was not complete yet and does not start{again})") from error

@@ -57,7 +57,8 @@ def main() -> int:
     began_s = time.monotonic()
     # Ended from outside, it still takes everything down.
     for number in STOPPING:
-        signal.signal(number, _leave)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _leave)
     # Whatever outlives its parent becomes a child of this process, which ends it.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     try:
@@ -301,7 +302,8 @@ def _end_with_parent() -> None:
     """Runs in the new process, which has the blocked signals of its parent (`_stopping_waits`)."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     for number in STOPPING:
-        signal.signal(number, signal.SIG_DFL)
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
 
 

@@ -117,7 +117,7 @@ def _stamp(told: object) -> Stamp:
 
 def _loads(data: bytes) -> Any:
     try:
-        return loads(data)
+        return loads(data.decode())
     except RecursionError as error:
         raise ValueError("it is nested deeper than anything that a worker says") from error
 

@@ -250,8 +250,10 @@ def expire_unsealed(tx: Transaction, older_than_ms: int) -> bool:
 def _open_for_tasks(tx: Transaction, run_id: int) -> tuple[int, bool]:
     """How many tasks a run has, and whether it is sealed."""
     row = tx.db.execute(
-        "SELECT task_count, sealed_at_ms IS NOT NULL, closing FROM runs WHERE id = ? AND NOT going", (run_id,)
+        "SELECT task_count, sealed_at_ms IS NOT NULL, closing, going FROM runs WHERE id = ?", (run_id,)
     ).fetchone()
+    if row is not None and row[3]:
+        raise Refused(f"run r{run_id} is gone: it is being removed")
     if row is None or (row[2] is not None and not row[1]):
         raise Refused(f"run r{run_id} is gone: its submission was given up")
     return int(row[0]), bool(row[1])

@@ -73,6 +73,15 @@ def test_a_known_key_gives_the_first_run(client: Client, stub: Any) -> None:
     assert (again.run, again.tasks, again.existing) == ("r1", 4, True)
 
 
+def test_a_connection_that_is_lost_beside_a_complete_run_tells_no_tale_of_it(client: Client, stub: Any) -> None:
+    spec = SPEC.model_copy(update={"key": "k"})
+    client.submit(spec, tasks(4))
+    stub.lose["POST", "/tasks"] = 99
+    with pytest.raises(Unreachable, match="run r1 is complete; whether it has the same tasks is not known"):
+        client.submit(spec, tasks(4))
+    assert stub.runs["r1"]["sealed"]
+
+
 @pytest.mark.parametrize("count", [0, 3, 9])
 def test_a_known_key_with_another_number_of_tasks_is_refused(client: Client, stub: Any, count: int) -> None:
     spec = SPEC.model_copy(update={"key": "k"})
