@@ -136,7 +136,13 @@ def aftermath(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aftermath]:
     config = 'retry_delay = "20ms"\nlog_level = "warning"\n'
     with Daemon(tmp_path_factory.mktemp("crashes"), python_path=[TESTS], config=config) as daemon:
         daemon.start()
-        daemon.wait(daemon.submit("zoo.calm:sleep", [0.01] * 20))
+
+        def every_slot_has_served() -> bool:
+            """Some files of a slot are opened with its first attempt."""
+            daemon.wait(daemon.submit("zoo.calm:sleep", [0.01] * 20))
+            return all(slot.served for slot in daemon.client.service().slots)
+
+        eventually("every slot has served", every_slot_has_served)
         eventually("slots are idle", lambda: at_rest(daemon))
         before = threads_and_descriptors(daemon)
         healthy = daemon.submit("zoo.calm:sleep", [0.02] * 50, name="healthy")
