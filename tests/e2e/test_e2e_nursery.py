@@ -204,7 +204,12 @@ def test_battd_has_as_many_descriptors_after_a_hundred_workers_as_before(new_bat
     def held() -> tuple[int, int]:
         return daemon.process.num_fds(), daemon.process.num_threads()
 
-    daemon.wait(daemon.submit("zoo.calm:echo", list(range(5))))
+    def every_slot_has_served() -> bool:
+        """Some of its files are opened with its first attempt."""
+        daemon.wait(daemon.submit("zoo.calm:echo", list(range(5))))
+        return all(slot.renewed for slot in daemon.client.service().slots)
+
+    eventually("every slot has served", every_slot_has_served)
     eventually("all workers are there", lambda: all(slot.phase == "idle" for slot in daemon.client.service().slots))
     before = held()
     daemon.wait(daemon.submit("zoo.calm:echo", list(range(100))))
