@@ -393,10 +393,10 @@ class World:
 
     def settle(self) -> None:
         """Warm up, also with a result as large as they may be, and remember how it is at rest."""
-        for function, items in (("calm:sleep", [0.02] * 10 * SLOTS), ("calm:big", [64_000_000])):
-            run = self.daemon.submit(f"zoo.{function}", items)
-            self.daemon.wait(run)
-            self.daemon.results(run)
+        eventually("every slot has served", self.every_slot_has_served)
+        run = self.daemon.submit("zoo.calm:big", [64_000_000])
+        self.daemon.wait(run)
+        self.daemon.results(run)
         for probe in (PROCESS, INTERPRETER, LIBRARY):
             self.first_look[probe] = self.look(probe, 1)[0]
         self.rest()
@@ -404,6 +404,13 @@ class World:
         self.threads, self.descriptors = self.figures()
         assert len(nurseries(self.daemon)) <= 1
         self.rss = self.daemon.process.memory_info().rss
+
+    def every_slot_has_served(self) -> bool:
+        """Some files of a slot are opened with its first attempt."""
+        run = self.daemon.submit("zoo.calm:sleep", [0.02] * 10 * SLOTS)
+        self.daemon.wait(run)
+        self.daemon.results(run)
+        return all(slot.served for slot in self.daemon.client.service().slots)
 
     def renew(self) -> None:
         """Another battd, so that what one row has spoilt does not fail the next one, too."""
