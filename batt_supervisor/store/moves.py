@@ -277,6 +277,9 @@ def retry_some(tx: Transaction, run_id: int, task_id: int | None, states: Iterab
     values: tuple[object, ...] = (run_id, *wanted)
     if task_id is not None:
         where, values = f"id = ? AND {where}", (task_id, *values)
+    else:
+        # Stage by stage: one that waits for others must not be opened before all of them are.
+        where, values = f"{where} AND stage <= ?", (*values, _up_to(tx.stages_in(run_id, wanted)))
     first = "stage IN (SELECT number FROM stages WHERE run_id = tasks.run_id AND after = '[]')"
     moved = _bulk(tx, Event.RETRY, f"{where} AND {first}", values)[0]
     moved += _bulk(tx, Event.REWAIT, f"{where} AND NOT {first}", values)[0]
@@ -291,6 +294,16 @@ def retry_some(tx: Transaction, run_id: int, task_id: int | None, states: Iterab
         if opened:
             tx.journal.add(None, run_id, None, "reopened", None, "running", reason="a retry of some of its tasks")
     return moved
+
+
+def _up_to(stages: Sequence[tuple[int, int]]) -> int:
+    """The last of the first stages whose tasks are moved in one operation; the first one of all may need several."""
+    total, last = 0, -1
+    for stage, count in stages:
+        if total and total + count > CHUNK:
+            break
+        total, last = total + count, stage
+    return last
 
 
 def _bulk(

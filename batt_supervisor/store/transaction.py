@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -79,6 +79,16 @@ class Transaction:
         """A run's rows are gone, and so is what was to be counted of it."""
         for key in [key for key in self._tallies if key[0] == run_id]:
             del self._tallies[key]
+
+    def stages_in(self, run_id: int, states: Sequence[State]) -> list[tuple[int, int]]:
+        """Stages of a run that have tasks in these states, in order, and how many; with all that was moved here."""
+        self._write_tallies()
+        marks = ", ".join("?" * len(states))
+        return self.db.execute(
+            f"SELECT stage, sum(count) FROM tallies WHERE run_id = ? AND state IN ({marks}) "
+            "GROUP BY stage HAVING sum(count) > 0 ORDER BY stage",
+            (run_id, *states),
+        ).fetchall()
 
     def open_tasks(self, run_id: int) -> int:
         """How many tasks of a run have not settled, with all that this transaction has moved."""

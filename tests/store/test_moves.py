@@ -685,3 +685,23 @@ def test_a_run_that_ended_and_was_opened_again_in_one_commit_is_open(desk: Any) 
     )
     assert desk.ended(run_id)
     assert desk.states(run_id) == [S.CANCELLED, S.SUCCEEDED]
+
+
+def test_a_retry_in_steps_opens_no_stage_before_those_that_it_comes_after(
+    desk: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the order of submission: between two steps the loop would let it start."""
+    monkeypatch.setattr(moves, "CHUNK", 2)
+    run_id = desk.do(lambda tx: tx.create_run(desk.new(stages=3))).id
+    stages = [2, 2, 2, 1, 1, 1, 1, 1, 0, 0, 0]
+    desk.do(lambda tx: tx.add_tasks(run_id, 0, [values.NewTask(stage, "[]", None) for stage in stages]))
+    desk.do(lambda tx: tx.seal(run_id))
+    closed(desk, run_id)
+    opened = 0
+    while count := desk.do(lambda tx: tx.retry_some(run_id, None, [State.CANCELLED])):
+        opened += count
+        by_state = [(stage, desk.task(task).state) for stage, task in zip(stages, desk.tasks(run_id), strict=True)]
+        left = [stage for stage, state in by_state if state is State.CANCELLED]
+        begun = [stage for stage, state in by_state if state is not State.CANCELLED]
+        assert max(begun) <= min(left, default=2)
+    assert opened == len(stages)
