@@ -66,6 +66,10 @@ class StoreUnavailable(Refused):
     code, http_status = "store_unavailable", 503
 
 
+class StoreMissing(StoreUnavailable):
+    """Files of the database are not where they were; the message says which. They may be put back."""
+
+
 class StoreDamaged(StoreUnavailable):
     """A page of the database is not what SQLite wrote. Nothing starts on it until it was checked or restored."""
 

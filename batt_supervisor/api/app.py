@@ -65,7 +65,7 @@ def create_app(service: Service) -> FastAPI:
 
     async def refuse(request: Request, error: Exception) -> JSONResponse:
         if isinstance(error, StoreUnavailable):
-            service.store_failed(error)
+            service.failed(error)
         return await _refuse(request, error)
 
     app = FastAPI(title="battd", version=__version__, docs_url=None, redoc_url=None)
@@ -122,7 +122,7 @@ def _service_routes(app: FastAPI, service: Service) -> None:
                 states, outcomes = show.counted(service.reader.totals())
                 runs = tuple(show.run_info(service, row) for row in service.reader.runs(10))
         except StoreUnavailable as error:  # told in its place, with everything else that there is to be told
-            service.store_failed(error)
+            service.failed(error)
             return service.describe().model_copy(update={"store": str(error)})
         return service.describe().model_copy(update={"counts": states, "outcomes": outcomes, "runs": runs})
 

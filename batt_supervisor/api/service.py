@@ -75,10 +75,16 @@ class Service:
             self._reader = self.store.reader()
         return self._reader
 
+    def failed(self, error: StoreUnavailable) -> None:
+        """The store could not be read or written: the loop is told, and the next request has a new connection."""
+        self.close()
+        self.store_failed(error)
+
     def close(self) -> None:
-        """Let go of the read connection; the API's thread must have ended."""
-        if self._reader is not None:
-            self._reader.close()
+        """Let go of the read connection: between two requests, or when the API's thread has ended."""
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.close()
 
     async def write(self, operation: Callable[[Writes], T]) -> T:
         """Run an operation in the writer; returns when it is on disk."""
@@ -129,7 +135,12 @@ class Service:
     # Waiting for a run to change, without a thread
 
     def begin(self, event_loop: asyncio.AbstractEventLoop) -> None:
+        """The API's thread, before the first request."""
         self._event_loop = event_loop
+        # A connection opens the database's files when it reads first, and makes what is missing of them: now, when they
+        # have just been seen.
+        with suppress(StoreUnavailable):
+            self.reader.runs(1)
 
     def changed(self, run_ids: set[int]) -> None:
         """The writer's thread: wake whoever waits for one of these runs."""

@@ -1,4 +1,4 @@
-"""Sees that the files of a database are where they were opened: SQLite goes on with removed ones and says nothing."""
+"""Sees that all files of a database are where they belong: SQLite goes on without them, or makes new ones."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from batt_supervisor.errors import StoreUnavailable
+from batt_supervisor.errors import StoreMissing, StoreUnavailable
 
 ENDS: Final = ("", "-wal", "-shm")
 """Of the names of a database's files, while it is open."""
@@ -27,7 +27,7 @@ class Place:
         """See that they are there: some 4 us.
 
         Raises:
-            StoreUnavailable: One of them is gone, or another is in its place: what is written now would be lost.
+            StoreMissing: One of them is gone, or another is in its place: what is written now would be lost.
         """
         for name, opened in self._opened.items():
             found = _identity(name)
@@ -35,7 +35,39 @@ class Place:
                 what = (
                     "is not there any more" if found is None else "is another file than the one that battd has opened"
                 )
-                raise StoreUnavailable(f"{name} {what}; put it back, or stop battd and restore a backup")
+                raise StoreMissing(f"{name} {what}; put it back, or stop battd and restore a backup")
+
+
+def see_whole(path: Path) -> None:
+    """See, before a database is opened, that nothing of what an earlier battd has left of it is missing.
+
+    SQLite would make a new file, and remove or replay what lies beside it: all that was acknowledged would be gone. A
+    battd that left in order leaves neither log nor shared memory beside the file; one that was killed leaves both, for
+    SQLite makes the log first and removes it last.
+
+    Raises:
+        StoreMissing: The database is gone and something of it is there, or its log is.
+    """
+    database, log, shared = (Path(f"{path}{end}") for end in ENDS)
+    if not _size(database):
+        folders = (path.parent / name for name in ("results", "logs"))
+        if _size(log) or shared.exists() or any(any(folder.iterdir()) for folder in folders if folder.is_dir()):
+            raise StoreMissing(
+                f"{database} is not there, and what belongs to it is: put it back, or restore a backup into another "
+                "directory; to begin anew, remove the whole directory"
+            )
+    elif shared.exists() and not log.exists():
+        raise StoreMissing(
+            f"{log} is not there, though the last battd did not leave in order: put it back, or restore a backup; "
+            f"to go on with what {path.name} itself holds, remove {shared}"
+        )
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _identity(name: str) -> tuple[int, int] | None:

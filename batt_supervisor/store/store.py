@@ -9,7 +9,7 @@ from typing import Final
 
 from batt_supervisor.clock import Clock, SystemClock
 from batt_supervisor.errors import StoreUnavailable
-from batt_supervisor.store import trouble
+from batt_supervisor.store import place, trouble
 from batt_supervisor.store.convert import convert
 from batt_supervisor.store.read import Reader
 from batt_supervisor.store.schema import connect, migrate
@@ -29,6 +29,7 @@ class Store:
 
     Raises:
         SchemaTooNew: A later version wrote it.
+        StoreMissing: Something of it is there, and the rest is not.
         StoreDamaged: It is no database, or what opening it needs cannot be read.
         StoreUnavailable: It cannot be opened or written.
     """
@@ -38,6 +39,7 @@ class Store:
         if sqlite3.sqlite_version_info < SQLITE_MIN:
             needed = ".".join(map(str, SQLITE_MIN))
             raise StoreUnavailable(f"SQLite {needed} or newer is needed, this Python has {sqlite3.sqlite_version}")
+        place.see_whole(path)
         try:
             self._db = connect(path, synchronous=synchronous)
         except sqlite3.Error as error:
@@ -53,6 +55,7 @@ class Store:
         Raises:
             StoreUnavailable: The file is gone or cannot be opened.
         """
+        self.writer.place.check()  # a new connection would make what is missing
         try:
             return Reader(connect(self.path, readonly=True))
         except sqlite3.Error as error:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from batt_supervisor.errors import StoreDamaged, StoreUnavailable
+from batt_supervisor.errors import StoreDamaged, StoreMissing, StoreUnavailable
 
 DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
@@ -59,7 +59,9 @@ def told(error: sqlite3.Error, path: Path) -> StoreUnavailable:
 
 
 def may_pass(error: StoreUnavailable) -> bool:
-    """Whether what is wrong may be over in a moment, without anybody's doing anything to the database or to battd."""
+    """Whether it is worth waiting for what is wrong to be over: nobody need do anything to battd for that."""
+    if isinstance(error, StoreMissing):
+        return True
     code = getattr(error.__cause__, "sqlite_errorcode", 0) & _PRIMARY
     return code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 

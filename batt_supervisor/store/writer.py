@@ -43,12 +43,13 @@ class Writer:
         on_point: Called in the writer's thread where an operation has written its rows ("submit", "claim", "settle"),
             and again when they are committed and nobody has been told yet ("submitted", "claimed", "settled").
         beat_s: Monotonic time of its last round; a watchdog reads it.
+        place: The files that its connection has opened.
     """
 
     def __init__(self, db: sqlite3.Connection, clock: Clock) -> None:
         self._db = db
         self._path = trouble.path_of(db)
-        self._place = Place(self._path)
+        self.place = Place(self._path)
         self._clock = clock
         self._queue: SimpleQueue[list[Item] | None] = SimpleQueue()
         self.on_commit: Callable[[set[int]], None] = lambda runs: None
@@ -129,7 +130,7 @@ class Writer:
                     break
                 stopping = items is None
             transaction.close()
-            self._place.check()
+            self.place.check()
             self._db.execute("COMMIT")
         except (sqlite3.Error, StoreUnavailable) as error:
             if self._db.in_transaction:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -371,6 +371,48 @@ def test_a_database_that_is_moved_away_is_a_hold_until_it_is_back(
     well(daemon)
     daemon.stop()
     assert daemon.start().wait(work.run).counts == {State.SUCCEEDED: 8}
+    daemon.stop()
+
+
+@pytest.mark.parametrize("name", ["queue.db", "queue.db-wal"])
+def test_a_battd_that_is_started_meanwhile_waits_for_it_and_removes_nothing(
+    new_battd: Callable[..., Daemon], tmp_path: Path, name: str
+) -> None:
+    daemon = new_battd().start()
+    run = daemon.submit("zoo.calm:big", [20_000] * 3)
+    daemon.wait(run)
+    kept = sorted(os.listdir(daemon.state_dir / "results"))
+    assert len(kept) == 3
+    daemon.kill(signal.SIGKILL)
+    (daemon.state_dir / name).rename(tmp_path / "away")
+    daemon.launch()
+    eventually("it waits", lambda: "waits for the store" in daemon.log and f"{name} is not there" in daemon.log)
+    assert sorted(os.listdir(daemon.state_dir / "results")) == kept
+    (tmp_path / "away").rename(daemon.state_dir / name)
+    daemon.ready()
+    assert [len(task.value or "") for task in daemon.results(run)] == [20_000] * 3
+    daemon.stop()
+
+
+def test_a_log_that_was_away_at_the_first_request_is_well_again_when_it_is_back(
+    new_battd: Callable[..., Daemon], tmp_path: Path
+) -> None:
+    daemon = new_battd().start()
+    run = daemon.submit("zoo.calm:nothing")
+    daemon.wait(run)
+    daemon.stop()
+    daemon.launch()  # and nobody asks
+    eventually("it serves", lambda: daemon.log.count("ready") >= 2)
+    file = daemon.state_dir / "queue.db-wal"
+    file.rename(tmp_path / "away")
+    for _ in range(3):
+        with suppress(StoreUnavailable):
+            daemon.client.runs()
+    (tmp_path / "away").rename(file)
+    daemon.ready()
+    well(daemon)
+    assert daemon.wait(daemon.submit("zoo.calm:nothing")).counts == {State.SUCCEEDED: 1}
+    assert daemon.log.count("store unavailable") <= 1
     daemon.stop()
 
 
