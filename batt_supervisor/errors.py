@@ -69,6 +69,8 @@ class StoreUnavailable(Refused):
 class StoreMissing(StoreUnavailable):
     """Files of the database are not where they were; the message says which. They may be put back."""
 
+    code = "store_missing"
+
 
 class StoreDamaged(StoreUnavailable):
     """A page of the database is not what SQLite wrote. Nothing starts on it until it was checked or restored."""

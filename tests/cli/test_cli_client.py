@@ -12,7 +12,7 @@ from batt_supervisor import client as client_module
 from batt_supervisor.chunks import CHUNK_BYTES, CHUNK_TASKS
 from batt_supervisor.client import Client
 from batt_supervisor.core.lifecycle import State
-from batt_supervisor.errors import BadInput, NotAllowed, NotFound, Refused, StoreUnavailable, Unreachable
+from batt_supervisor.errors import BadInput, NotAllowed, NotFound, Refused, StoreMissing, StoreUnavailable, Unreachable
 from batt_supervisor.wire import RunSpec, StageSpec, TaskSpec
 
 SPEC = RunSpec(name="n", cwd="/", stages=(StageSpec(name="s", function="m:f"),))
@@ -128,6 +128,7 @@ def test_a_refused_chunk_leaves_nothing_behind(client: Client, stub: Any) -> Non
         (403, "not_allowed", NotAllowed),
         (404, "not_found", NotFound),
         (503, "store_unavailable", StoreUnavailable),
+        (503, "store_missing", StoreMissing),
         (409, "refused", Refused),
         (409, "claim_lost", Refused),
         (418, "from_the_future", Refused),
