@@ -34,7 +34,7 @@ def test_what_is_no_json_is_a_value_error_of_both(text: str | bytes) -> None:
         with pytest.raises(ValueError):
             loads(text)
     else:
-        assert loads(text) == expected
+        assert repr(loads(text)) == repr(expected)  # NaN is no equal of itself
 
 
 @pytest.mark.parametrize("text", ["\ud800", "a\udcff", "\0", "\N{GRINNING FACE}"])
