@@ -24,7 +24,7 @@ class Place:
         self._opened = {name: identity for name, identity in found.items() if identity is not None}
 
     def check(self) -> None:
-        """See that they are there: some 4 us.
+        """See that they are there: before each commit, so it is one `stat` a file and no more.
 
         Raises:
             StoreMissing: One of them is gone, or another is in its place: what is written now would be lost.
@@ -47,34 +47,40 @@ def see_whole(path: Path) -> None:
 
     Raises:
         StoreMissing: The database is gone and something of it is there, or its log is.
+        StoreUnavailable: It cannot be looked at.
     """
-    database, log, shared = (Path(f"{path}{end}") for end in ENDS)
-    if not _size(database):
-        folders = (path.parent / name for name in ("results", "logs"))
-        if _size(log) or shared.exists() or any(any(folder.iterdir()) for folder in folders if folder.is_dir()):
+    database, log, shared = (_stat(f"{path}{end}") for end in ENDS)
+    if database is None or not database.st_size:
+        if shared is not None or (log is not None and log.st_size) or _has_files(path.parent):
             raise StoreMissing(
-                f"{database} is not there, and what belongs to it is: put it back, or restore a backup into another "
+                f"{path} is not there, and what belongs to it is: put it back, or restore a backup into another "
                 "directory; to begin anew, remove the whole directory"
             )
-    elif shared.exists() and not log.exists():
+    elif shared is not None and log is None:
         raise StoreMissing(
-            f"{log} is not there, though the last battd did not leave in order: put it back, or restore a backup; "
-            f"to go on with what {path.name} itself holds, remove {shared}"
+            f"{path}-wal is not there, though the last battd did not leave in order: put it back, or restore a backup; "
+            f"to go on with what {path.name} itself holds, remove {path}-shm"
         )
 
 
-def _size(path: Path) -> int:
+def _has_files(state_dir: Path) -> bool:
+    """Whether a battd has left results or logs there."""
     try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
+        folders = (state_dir / name for name in ("results", "logs"))
+        return any(any(folder.iterdir()) for folder in folders if folder.is_dir())
+    except OSError as error:
+        raise StoreUnavailable(f"{error.filename} cannot be looked at: {error.strerror}") from error
 
 
 def _identity(name: str) -> tuple[int, int] | None:
+    found = _stat(name)
+    return None if found is None else (found.st_dev, found.st_ino)
+
+
+def _stat(name: str) -> os.stat_result | None:
     try:
-        found = os.stat(name)  # noqa: PTH116 - before each commit; a Path costs twice as much
+        return os.stat(name)  # noqa: PTH116 - before each commit; a Path costs twice as much
     except FileNotFoundError:
         return None
     except OSError as error:
         raise StoreUnavailable(f"{name} cannot be looked at: {error.strerror}") from error
-    return found.st_dev, found.st_ino

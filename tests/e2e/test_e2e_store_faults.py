@@ -7,6 +7,7 @@ everything ended once, with its result, when it has gone.
 from __future__ import annotations
 
 import os
+import re
 import resource
 import signal
 import sqlite3
@@ -402,7 +403,7 @@ def test_a_log_that_was_away_at_the_first_request_is_well_again_when_it_is_back(
     daemon.wait(run)
     daemon.stop()
     daemon.launch()  # and nobody asks
-    eventually("it serves", lambda: daemon.log.count("ready") >= 2)
+    eventually("it serves", lambda: len(re.findall(r"\bready\b.*socket", daemon.log)) == 2)
     file = daemon.state_dir / "queue.db-wal"
     file.rename(tmp_path / "away")
     for _ in range(3):

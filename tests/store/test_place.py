@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from batt_supervisor.errors import StoreMissing
+from batt_supervisor.errors import StoreMissing, StoreUnavailable
 from batt_supervisor.store import Store
 from batt_supervisor.store.trouble import may_pass
 
@@ -83,6 +83,12 @@ def test_a_new_directory_and_what_was_left_in_order_or_by_a_kill_are_whole(kille
     assert value(killed) == 7, "and after an orderly end"
     (tmp_path / "new" / "results").mkdir(parents=True)
     Store(tmp_path / "new" / NAME).close()
+
+
+def test_a_folder_that_is_none_is_told_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreUnavailable, match="cannot be looked at: Not a directory"):
+        Store(tmp_path / "file" / NAME)
 
 
 def test_no_connection_is_made_while_something_is_away(killed: Path) -> None:
