@@ -1,8 +1,7 @@
-"""JSON for what battd reads and writes for every task: it was an eighth of battd's work for a short one.
+"""JSON for what battd reads and writes for every task, where the standard library's took much of a short one's time.
 
-pydantic's core, which is there already, writes it at a fifth of the standard library's cost and reads it somewhat
-faster. It refuses some of what the standard library takes (half characters, very deep nesting); what it refuses goes to
-that one.
+pydantic's core, which is there already, writes it several times faster and reads it somewhat faster. It refuses some of
+what the standard library takes (half characters, very deep nesting); what it refuses goes to that one.
 """
 
 from __future__ import annotations

@@ -68,7 +68,8 @@ def submit(
     ] = None,
     name: Annotated[str | None, typer.Option(help="The run's name [default: from the target].")] = None,
     key: Annotated[
-        str | None, typer.Option(help="Submitting again with this key creates nothing and names the first run.")
+        str | None,
+        typer.Option(help="Submitting the same again with this key creates nothing and names the run."),
     ] = None,
     unique_name: Annotated[
         bool, typer.Option("--unique-name", help="The same by its name: create nothing if there is a run of it.")
