@@ -20,14 +20,12 @@ from batt_supervisor.errors import BackupFailed, BadConfiguration, BadInput, Sta
 from batt_supervisor.paths import RESTORING
 from batt_supervisor.store import archive, backup, check
 from batt_supervisor.store.check import Report
+from batt_supervisor.store.place import FILES_LOCK
 
 __all__ = ["Report", "Restored", "back_up", "check_settings", "check_store", "restore"]
 
 LOCK_NAME: Final = "lock"
 """battd holds it for as long as it serves a state directory."""
-
-FILES_LOCK_NAME: Final = "files.lock"
-"""Held shared while files that rows name must stay; battd takes it for itself before it removes any."""
 
 ORDINARY: Final = frozenset({"lost+found"})
 """What is in an empty directory that is a file system of its own."""
@@ -212,7 +210,7 @@ def _database(state_dir: Path) -> Path:
 @contextmanager
 def _kept(state_dir: Path) -> Iterator[None]:
     """For as long as the block lasts, battd removes no file that a row has named."""
-    path = state_dir / FILES_LOCK_NAME
+    path = state_dir / FILES_LOCK
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:

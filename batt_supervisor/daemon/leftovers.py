@@ -15,6 +15,7 @@ from typing import Final
 import structlog
 
 from batt_supervisor.clock import Now
+from batt_supervisor.store.place import FILES_LOCK
 
 FILES_AT_ONCE: Final = 64
 """Most files that are unlinked in one round, unless that takes longer than `ROUND_S`."""
@@ -99,7 +100,7 @@ class Leftovers:
         self.wake_s = max(self.wake_s, now.mono_s if more else min(due_s, self._sweep_s))
 
     def _unlink(self, logs: list[str], now: Now) -> None:
-        with alone(self._folder / "files.lock") as mine:
+        with alone(self._folder / FILES_LOCK) as mine:
             if not mine:
                 self.wake_s = now.mono_s + AGAIN_S
                 return

@@ -12,6 +12,7 @@ import structlog
 
 from batt_supervisor.daemon.leftovers import alone
 from batt_supervisor.errors import StoreUnavailable
+from batt_supervisor.store.place import FILES_LOCK
 
 FIRST: Final = 2_000
 """Files that are looked at before battd serves: some 20 ms. What a battd that was killed has left is among them, as a
@@ -78,7 +79,7 @@ class Orphans:
 
     def _removed(self, names: list[str]) -> bool:
         # A backup may still want a file whose row was removed after it had begun.
-        with alone(self._folder / "files.lock") as mine:
+        with alone(self._folder / FILES_LOCK) as mine:
             if mine:
                 for name in names:
                     try:

@@ -12,6 +12,11 @@ ENDS: Final = ("", "-wal", "-shm")
 """Of the names of a database's files, while it is open."""
 
 
+FILES_LOCK: Final = "files.lock"
+"""Beside the database, and made after it: held shared while files that rows name must stay; battd takes it for itself
+before it removes any."""
+
+
 class Place:
     """The files that a connection has just opened.
 
@@ -64,8 +69,10 @@ def see_whole(path: Path) -> None:
 
 
 def _has_files(state_dir: Path) -> bool:
-    """Whether a battd has left results or logs there."""
+    """Whether a battd has been at work there, which leaves results, logs, or at the least its lock on them."""
     try:
+        if (state_dir / FILES_LOCK).exists():
+            return True
         folders = (state_dir / name for name in ("results", "logs"))
         return any(any(folder.iterdir()) for folder in folders if folder.is_dir())
     except OSError as error:

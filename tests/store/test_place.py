@@ -68,10 +68,10 @@ def test_what_is_missing_is_told_and_nothing_is_made_of_the_rest(
     assert value(killed) == 7
 
 
-@pytest.mark.parametrize("folder", ["results", "logs"])
-def test_a_database_that_is_gone_after_an_orderly_end_is_missed_by_its_files(killed: Path, folder: str) -> None:
+@pytest.mark.parametrize("left", ["results/1-1.json", "logs/worker-1-1.log", "files.lock"])
+def test_a_database_that_is_gone_after_an_orderly_end_is_missed_by_its_files(killed: Path, left: str) -> None:
     Store(killed / NAME).close()
-    (killed / folder / "1-1.json").touch()
+    (killed / left).touch()
     (killed / NAME).unlink()
     with pytest.raises(StoreMissing, match="to begin anew, remove the whole directory"):
         Store(killed / NAME)
